@@ -1,0 +1,144 @@
+//! A request as templates see it.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use http::request::Parts;
+use template::{Message, Scope};
+
+type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+/// Longest `Idempotency-Key` taken, in bytes; a longer one is left unseen and so replaced by one of ours.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+
+/// A request head with its path parameters. Ids are made on first use and then stay the same.
+pub struct RequestScope<'a> {
+    head: &'a Parts,
+    params: &'a [(&'a str, &'a str)],
+    idempotency_key: OnceLock<String>,
+    correlation_id: OnceLock<String>,
+}
+
+impl<'a> RequestScope<'a> {
+    /// `params` are percent-decoded.
+    pub fn new(head: &'a Parts, params: &'a [(&'a str, &'a str)]) -> Self {
+        Self { head, params, idempotency_key: OnceLock::new(), correlation_id: OnceLock::new() }
+    }
+
+    pub fn head(&self) -> &'a Parts {
+        self.head
+    }
+
+    fn query_pairs(&self) -> impl Iterator<Item = Pair<'_>> {
+        form_urlencoded::parse(self.head.uri.query().unwrap_or_default().as_bytes())
+    }
+}
+
+fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+impl Scope for RequestScope<'_> {
+    fn param(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.params.iter().find(|(n, _)| *n == name).map(|(_, v)| Cow::Borrowed(*v))
+    }
+
+    fn params(&self) -> Vec<Pair<'_>> {
+        self.params.iter().map(|(n, v)| (Cow::Borrowed(*n), Cow::Borrowed(*v))).collect()
+    }
+
+    fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.query_pairs().find(|(n, _)| n == name).map(|(_, v)| v)
+    }
+
+    fn queries(&self) -> Vec<Pair<'_>> {
+        self.query_pairs().collect()
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        Some(String::from_utf8_lossy(self.head.headers.get(name)?.as_bytes()))
+    }
+
+    fn headers(&self) -> Vec<Pair<'_>> {
+        let pair = |(name, value): (&'_ http::HeaderName, &'_ http::HeaderValue)| {
+            (Cow::Owned(name.as_str().to_owned()), Cow::Owned(String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        };
+        self.head.headers.iter().map(pair).collect()
+    }
+
+    fn idempotency_key(&self) -> Option<Cow<'_, str>> {
+        let given = self.head.headers.get("idempotency-key").and_then(|v| v.to_str().ok());
+        match given.filter(|k| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&k.len())) {
+            Some(key) => Some(Cow::Borrowed(key)),
+            None => Some(Cow::Borrowed(self.idempotency_key.get_or_init(new_id))),
+        }
+    }
+
+    fn correlation_id(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(self.correlation_id.get_or_init(new_id)))
+    }
+}
+
+/// A request together with the record that answers it.
+pub struct WithMessage<'a> {
+    pub request: &'a RequestScope<'a>,
+    pub topic: &'a str,
+    pub latest: &'a exchange::Latest,
+}
+
+impl Scope for WithMessage<'_> {
+    fn param(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request.param(name)
+    }
+    fn params(&self) -> Vec<Pair<'_>> {
+        self.request.params()
+    }
+    fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request.query(name)
+    }
+    fn queries(&self) -> Vec<Pair<'_>> {
+        self.request.queries()
+    }
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.request.header(name)
+    }
+    fn headers(&self) -> Vec<Pair<'_>> {
+        Scope::headers(self.request)
+    }
+    fn idempotency_key(&self) -> Option<Cow<'_, str>> {
+        self.request.idempotency_key()
+    }
+    fn correlation_id(&self) -> Option<Cow<'_, str>> {
+        self.request.correlation_id()
+    }
+    fn message(&self) -> Option<&dyn Message> {
+        Some(self)
+    }
+}
+
+impl Message for WithMessage<'_> {
+    fn key(&self) -> Option<&[u8]> {
+        self.latest.record.key()
+    }
+    fn value(&self) -> Option<&[u8]> {
+        self.latest.record.value()
+    }
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.latest.record.header(name)
+    }
+    fn headers(&self) -> Vec<(&str, &[u8])> {
+        self.latest.record.headers().filter_map(|h| Some((h.name, h.value?))).collect()
+    }
+    fn topic(&self) -> &str {
+        self.topic
+    }
+    fn partition(&self) -> i32 {
+        self.latest.partition
+    }
+    fn offset(&self) -> i64 {
+        self.latest.record.offset()
+    }
+    fn timestamp_ms(&self) -> i64 {
+        self.latest.record.timestamp_ms()
+    }
+}

@@ -1,0 +1,42 @@
+//! Entity tags: equal on every replica for the same content, different for any other.
+
+use message_cache::TopicCache;
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// The strong entity tag of a record, quoted. The timestamp tells apart the records that a topic and its namesake of a
+/// later life have at the same offset.
+pub fn record_etag(partition: i32, offset: i64, timestamp_ms: i64) -> String {
+    format!("\"{partition}-{offset:x}-{timestamp_ms:x}\"")
+}
+
+/// What a collection over all partitions is made of, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    hash: u64,
+    /// Timestamp of the newest record, ms since the epoch; -1 for an empty topic.
+    pub timestamp_ms: i64,
+}
+
+impl Version {
+    /// `view` is the part of the content that does not come from the topic: two routes that show the same topic in
+    /// different ways have different tags.
+    pub fn of(cache: &TopicCache, view: &str) -> Self {
+        let mut hash = Xxh3Default::new();
+        hash.update(view.as_bytes());
+        let mut newest = -1;
+        for (n, log) in cache.partitions().iter().enumerate() {
+            if let Some((offset, timestamp_ms)) = log.last() {
+                hash.update(&(n as u64).to_le_bytes());
+                hash.update(&offset.to_le_bytes());
+                hash.update(&timestamp_ms.to_le_bytes());
+                newest = newest.max(timestamp_ms);
+            }
+        }
+        Self { hash: hash.digest(), timestamp_ms: newest }
+    }
+
+    /// Quoted, strong.
+    pub fn etag(&self) -> String {
+        format!("\"m-{:016x}\"", self.hash)
+    }
+}

@@ -1,0 +1,170 @@
+//! The newest record of a key, or of every key; at once, or when it is another than the client has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use message_cache::{LogError, Record, TopicCache};
+use template::{RenderError, Scope, Template};
+use tokio::time::Instant;
+
+use crate::cursor::Cursor;
+use crate::etag::{Version, record_etag};
+use crate::merge::Merged;
+use crate::topic::Topic;
+
+/// What of a topic a route shows.
+pub enum Select {
+    /// The newest record whose key is one of these.
+    Keys(Vec<Template>),
+    /// The latest value of each key, as one JSON array.
+    MergeJson,
+}
+
+pub struct FetchOptions {
+    pub topic: Arc<Topic>,
+    pub select: Select,
+    /// How long a fetch waits for the cache to have what it must show.
+    pub patience: Duration,
+}
+
+pub struct Fetch {
+    options: FetchOptions,
+}
+
+/// Whether the client has this content already: that of the entity tag (quoted) and the time in ms; or, for `None`, that
+/// there is nothing.
+pub type Has<'h> = dyn Fn(Option<(&str, i64)>) -> bool + Sync + 'h;
+
+/// What a client asks beyond the route.
+pub struct Ask<'a> {
+    pub has: &'a Has<'a>,
+    /// How long to hold on while the client has what there is.
+    pub wait: Option<Duration>,
+    /// What the client has seen elsewhere and wants reflected.
+    pub cursor: Option<Cursor>,
+}
+
+/// A record with what it does not know itself.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    pub partition: i32,
+    pub record: Record,
+}
+
+impl Latest {
+    pub fn etag(&self) -> String {
+        record_etag(self.partition, self.record.offset(), self.record.timestamp_ms())
+    }
+}
+
+pub enum Found {
+    Record(Latest),
+    /// No record of the key, or a tombstone.
+    Nothing,
+    Collection(Version, Merged),
+    /// The client has it: entity tag, and time in ms.
+    Unchanged(String, i64),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("the cache of topic {topic} has not caught up with its cluster for the first time")]
+    Filling { topic: String },
+    #[error("the cache of topic {topic} has not reached what was written before")]
+    Behind { topic: String },
+    #[error("the record cannot be read: {0}")]
+    Unreadable(#[from] LogError),
+}
+
+impl Fetch {
+    pub fn new(options: FetchOptions) -> Self {
+        Self { options }
+    }
+
+    pub fn topic(&self) -> &Topic {
+        &self.options.topic
+    }
+
+    pub async fn run(&self, scope: &(dyn Scope + Sync), ask: Ask<'_>) -> Result<Found, FetchError> {
+        let keys = match &self.options.select {
+            Select::Keys(templates) => templates.iter().map(|t| Ok(t.render(scope)?.into_owned())).collect::<Result<_, RenderError>>()?,
+            Select::MergeJson => Vec::new(),
+        };
+        let cache = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
+        let found = self.look(cache, &keys, ask.has)?;
+        match ask.wait {
+            Some(wait) if is_old_news(&found, ask.has) => self.wait(cache, &keys, ask.has, wait).await,
+            _ => Ok(found),
+        }
+    }
+
+    /// Looks again at every change of the topic until the client does not have what there is, or time is up.
+    async fn wait(
+        &self,
+        cache: &Arc<TopicCache>,
+        keys: &[String],
+        has: &Has<'_>,
+        wait: Duration,
+    ) -> Result<Found, FetchError> {
+        let deadline = Instant::now() + wait;
+        let mut changes = cache.changes();
+        loop {
+            let found = self.look(cache, keys, has)?;
+            if !is_old_news(&found, has) || !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn look(
+        &self,
+        cache: &Arc<TopicCache>,
+        keys: &[String],
+        has: &Has<'_>,
+    ) -> Result<Found, FetchError> {
+        if let Select::MergeJson = self.options.select {
+            let version = Version::of(cache, "json");
+            let etag = version.etag();
+            if has(Some((&etag, version.timestamp_ms))) {
+                return Ok(Found::Unchanged(etag, version.timestamp_ms));
+            }
+            return Ok(Found::Collection(version, Merged::new(cache)));
+        }
+        let mut newest = None;
+        for key in keys {
+            newest = newer(newest, latest(cache, key.as_bytes())?);
+        }
+        let Some(found) = newest.filter(|l| !l.record.is_tombstone()) else { return Ok(Found::Nothing) };
+        let (etag, timestamp_ms) = (found.etag(), found.record.timestamp_ms());
+        if has(Some((&etag, timestamp_ms))) {
+            return Ok(Found::Unchanged(etag, timestamp_ms));
+        }
+        Ok(Found::Record(found))
+    }
+}
+
+fn is_old_news(found: &Found, has: &Has<'_>) -> bool {
+    matches!(found, Found::Unchanged(..)) || matches!(found, Found::Nothing) && has(None)
+}
+
+/// The newest record of a key in any partition: producers with another partitioner put a key elsewhere than ours does.
+pub fn latest(cache: &TopicCache, key: &[u8]) -> Result<Option<Latest>, LogError> {
+    let mut newest = None;
+    for (n, log) in cache.partitions().iter().enumerate() {
+        let found = log.latest(key)?.map(|record| Latest { partition: n as i32, record });
+        newest = newer(newest, found);
+    }
+    Ok(newest)
+}
+
+/// By timestamp: offsets of different partitions do not compare.
+fn newer(a: Option<Latest>, b: Option<Latest>) -> Option<Latest> {
+    match (a, b) {
+        (Some(a), Some(b)) if b.record.timestamp_ms() >= a.record.timestamp_ms() => Some(b),
+        (a, b) => a.or(b),
+    }
+}

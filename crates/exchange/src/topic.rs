@@ -1,0 +1,120 @@
+//! A topic as the routes of this process share it: its cache, and what this process has acknowledged.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use kafka::{AdminError, Cluster, FetchStart};
+use message_cache::TopicCache;
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+use crate::cursor::Cursor;
+use crate::fetch::FetchError;
+
+/// One topic of one cluster.
+pub struct Topic {
+    cluster: Cluster,
+    name: String,
+    start: FetchStart,
+    cache: OnceLock<Arc<TopicCache>>,
+    /// Per partition, the offset behind the last record that this process told a client was written.
+    acknowledged: RwLock<Vec<i64>>,
+}
+
+impl Topic {
+    pub fn new(cluster: Cluster, name: &str, start: FetchStart) -> Self {
+        Self { cluster, name: name.to_owned(), start, cache: OnceLock::new(), acknowledged: RwLock::default() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn is_of(&self, cluster: &Cluster) -> bool {
+        match (&self.cluster, cluster) {
+            (Cluster::Kafka(a), Cluster::Kafka(b)) => Arc::ptr_eq(a, b),
+            (Cluster::Embedded(a), Cluster::Embedded(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    /// The cache, if it is in use.
+    pub fn opened(&self) -> Option<&Arc<TopicCache>> {
+        self.cache.get()
+    }
+
+    /// The cache; its fetchers start with the first call.
+    pub fn cache(&self) -> Result<&Arc<TopicCache>, AdminError> {
+        match self.cache.get() {
+            Some(cache) => Ok(cache),
+            None => {
+                let cache = self.cluster.cached(&self.name, self.start)?;
+                Ok(self.cache.get_or_init(|| cache))
+            }
+        }
+    }
+
+    /// Remembers that a client was told of a record: whoever fetches from now on must see it.
+    pub(crate) fn acknowledge(&self, partition: i32, offset: i64) {
+        // The embedded log shows a record before it acknowledges it.
+        if matches!(self.cluster, Cluster::Embedded(_)) {
+            return;
+        }
+        let Ok(partition) = usize::try_from(partition) else { return };
+        let mut acknowledged = self.acknowledged.write();
+        if acknowledged.len() <= partition {
+            acknowledged.resize(partition + 1, 0);
+        }
+        acknowledged[partition] = acknowledged[partition].max(offset + 1);
+    }
+
+    /// The cache, once it has what this process acknowledged and what the client's cursor says.
+    pub(crate) async fn caught_up(&self, cursor: Option<&Cursor>, patience: Duration) -> Result<&Arc<TopicCache>, FetchError> {
+        let cache = self.cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
+        if self.lag(cache, cursor).is_none() {
+            return Ok(cache);
+        }
+        let mut changes = cache.changes();
+        let deadline = Instant::now() + patience;
+        while let Some(lag) = self.lag(cache, cursor) {
+            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return Err(lag);
+            }
+        }
+        Ok(cache)
+    }
+
+    /// What the cache lacks, if anything.
+    fn lag(&self, cache: &TopicCache, cursor: Option<&Cursor>) -> Option<FetchError> {
+        if !cache.is_complete() {
+            return Some(FetchError::Filling { topic: self.name.clone() });
+        }
+        let partitions = cache.partitions();
+        let holds = |partition: usize, next: i64| partitions.get(partition).is_some_and(|log| log.end_offset() >= next);
+        let own = self.acknowledged.read().iter().enumerate().all(|(p, &next)| next == 0 || holds(p, next));
+        let seen = cursor.is_none_or(|c| c.positions().iter().all(|&(p, next)| holds(p as usize, next)));
+        (!own || !seen).then(|| FetchError::Behind { topic: self.name.clone() })
+    }
+}
+
+/// The topics that this process caches, by cluster and name.
+#[derive(Default)]
+pub struct Topics {
+    by_name: HashMap<(String, String), Arc<Topic>>,
+}
+
+impl Topics {
+    pub fn insert(&mut self, cluster: &str, topic: Arc<Topic>) {
+        self.by_name.insert((cluster.to_owned(), topic.name().to_owned()), topic);
+    }
+
+    pub fn get(&self, cluster: &str, topic: &str) -> Option<&Arc<Topic>> {
+        // The standard map cannot look a pair up by borrowed parts; routes resolve a fixed topic once, at start.
+        self.by_name.get(&(cluster.to_owned(), topic.to_owned()))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.by_name.values()
+    }
+}

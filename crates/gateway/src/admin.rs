@@ -1,0 +1,88 @@
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, and the whole state as JSON at `/`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use edge::{Body, Peer};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use kafka::Cluster;
+
+use crate::clusters::Clusters;
+use crate::readiness::{self, Look};
+
+#[derive(Clone)]
+pub struct Admin {
+    pub state: Arc<AdminState>,
+}
+
+pub struct AdminState {
+    pub clusters: Arc<Clusters>,
+    pub metrics: Arc<telemetry::Metrics>,
+    pub draining: AtomicBool,
+    pub version: &'static str,
+}
+
+impl edge::Handler for Admin {
+    async fn handle(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let mut response = self.state.answer(request.uri().path());
+        if request.method() == Method::HEAD {
+            *response.body_mut() = Body::Empty;
+        }
+        response
+    }
+}
+
+impl AdminState {
+    fn answer(&self, path: &str) -> Response<Body> {
+        match path {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.metrics.encode());
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(telemetry::CONTENT_TYPE));
+                response
+            }
+            "/" => self.look(|looks, obstacles| {
+                let status = readiness::status(looks, self.version, obstacles);
+                json(StatusCode::OK, format!("{status:#}\n"))
+            }),
+            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /metrics and /\n"),
+        }
+    }
+
+    fn ready(&self) -> Response<Body> {
+        self.look(|_, obstacles| {
+            let status = if obstacles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            json(status, format!("{:#}\n", serde_json::json!({ "ready": obstacles.is_empty(), "obstacles": obstacles })))
+        })
+    }
+
+    fn look<T>(&self, f: impl FnOnce(&[Look<'_>], &[String]) -> T) -> T {
+        let seen: Vec<_> =
+            self.clusters.iter().map(|(name, c)| (name, matches!(c, Cluster::Embedded(_)), c.status())).collect();
+        let looks: Vec<_> = seen.iter().map(|(name, embedded, status)| Look { name, embedded: *embedded, status }).collect();
+        f(&looks, &readiness::obstacles(&looks, self.draining.load(Ordering::Acquire)))
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    with_type(status, body.into(), "text/plain; charset=utf-8")
+}
+
+fn json(status: StatusCode, body: String) -> Response<Body> {
+    with_type(status, body.into(), "application/json")
+}
+
+fn with_type(status: StatusCode, body: Body, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,60 @@
+//! Metrics that are read when they are scraped: the state of clusters and caches.
+
+use std::sync::Arc;
+
+use kafka::ClusterStatus;
+use message_cache::LogStats;
+use telemetry::Samples;
+use telemetry::names::{label, metric};
+
+use crate::clusters::Clusters;
+use exchange::Topics;
+
+pub fn collector(clusters: Arc<Clusters>, topics: Arc<Topics>) -> Box<dyn Fn(&mut Samples) + Send + Sync> {
+    Box::new(move |samples| {
+        for (name, cluster) in clusters.iter() {
+            cluster_samples(name, &cluster.status(), samples);
+            for topic in topics.iter().filter(|t| t.is_of(cluster)) {
+                let Some(cache) = topic.opened() else { continue };
+                for (n, log) in cache.partitions().iter().enumerate() {
+                    log_samples(name, topic.name(), n, &log.stats(), samples);
+                }
+            }
+        }
+    })
+}
+
+fn cluster_samples(name: &str, status: &ClusterStatus, out: &mut Samples) {
+    let bit = |b: bool| f64::from(u8::from(b));
+    out.gauge(metric::CLUSTER_UP, "Whether the cluster can be used.", &[(label::CLUSTER, name)], bit(status.up));
+    for b in &status.brokers {
+        let labels = [(label::CLUSTER, name), (label::BROKER, b.address.as_str())];
+        out.gauge(metric::BROKER_UP, "Whether the broker is connected.", &labels, bit(b.state == "UP"));
+    }
+    for topic in &status.topics {
+        let labels = [(label::CLUSTER, name), (label::TOPIC, topic.name.as_str())];
+        let help = "Records fetched from the cluster since the start.";
+        out.counter(metric::CACHE_FETCHED_RECORDS, help, &labels, topic.fetched_records as f64);
+        for p in &topic.partitions {
+            let Some(end) = p.cluster_end else { continue };
+            let number = p.partition.to_string();
+            let labels = [labels[0], labels[1], (label::PARTITION, number.as_str())];
+            let help = "Offsets between the cached end and the cluster's.";
+            out.gauge(metric::CACHE_LAG_RECORDS, help, &labels, (end - p.cached_end).max(0) as f64);
+        }
+    }
+}
+
+fn log_samples(cluster: &str, topic: &str, partition: usize, stats: &LogStats, out: &mut Samples) {
+    let number = partition.to_string();
+    let labels = [(label::CLUSTER, cluster), (label::TOPIC, topic), (label::PARTITION, number.as_str())];
+    for (name, help, value) in [
+        (metric::CACHE_END_OFFSET, "The next offset that the cache will hold.", stats.end_offset as f64),
+        (metric::CACHE_BYTES, "Bytes of segment files.", stats.bytes as f64),
+        (metric::CACHE_SEGMENTS, "Segment files.", stats.segments as f64),
+        (metric::CACHE_RECOVERY_SECONDS, "Time that opening the log took.", stats.recovery.as_secs_f64()),
+    ] {
+        out.gauge(name, help, &labels, value);
+    }
+    out.counter(metric::CACHE_CORRUPT, "Corrupt places met, never served.", &labels, stats.corrupt as f64);
+}

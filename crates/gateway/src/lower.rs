@@ -1,0 +1,155 @@
+//! From the checked plan to what each stage takes. Here, and nowhere else, configuration meets the stages.
+
+use std::sync::Arc;
+
+use config::{CapabilityPlan, FetchPlan, LimitsPlan, Plan, ProducePlan, RoutePlan, SelectPlan};
+use edge::{Limits, RouteMatch, Router};
+use entrypoint::{FetchFace, FetchFaceOptions, ProduceFace, ProduceFaceOptions};
+use exchange::{Fetch, FetchOptions, Produce, ProduceOptions, Select, Topic, Topics};
+use http::{HeaderName, HeaderValue, Method};
+
+use crate::clusters::{Clusters, fetch_start};
+use crate::pipeline::{Capability, Parts, Pipeline, Route, Shared};
+
+/// The content type of a record that says none.
+const UNKNOWN_CONTENT: &str = "application/octet-stream";
+
+/// A plan that passed its checks and yet cannot be carried out: a fault of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("route {route}: {reason}")]
+pub struct LowerError {
+    route: String,
+    reason: String,
+}
+
+pub fn limits(plan: &LimitsPlan) -> Limits {
+    Limits {
+        header_bytes: plan.header_bytes,
+        headers: plan.headers,
+        uri_bytes: plan.uri_bytes,
+        path_segments: plan.path_segments,
+        connections: plan.connections,
+        header_timeout: plan.header_timeout,
+        idle_timeout: plan.idle_timeout,
+        streams_per_connection: plan.streams_per_connection,
+    }
+}
+
+/// The topics that the plan caches.
+pub fn topics(plan: &Plan, clusters: &Clusters) -> Topics {
+    let mut topics = Topics::default();
+    for t in &plan.cache.topics {
+        if let Some(cluster) = clusters.get(&t.cluster) {
+            topics.insert(&t.cluster, Arc::new(Topic::new(cluster.clone(), &t.name, fetch_start(t.start))));
+        }
+    }
+    topics
+}
+
+/// What the plan's capabilities are made from.
+pub struct Lowering<'a> {
+    pub clusters: &'a Clusters,
+    pub topics: Arc<Topics>,
+    pub shared: Arc<Shared>,
+}
+
+impl Lowering<'_> {
+    /// One pipeline per listener, in the plan's order.
+    pub fn pipelines(&self, mut plan: Plan) -> Result<Vec<Pipeline>, LowerError> {
+        let limits = limits(&plan.limits);
+        let mut tables: Vec<_> = plan.listeners.iter().map(|_| Vec::new()).collect();
+        for route in std::mem::take(&mut plan.routes) {
+            let condition = route_match(&route)?;
+            let at: Vec<usize> =
+                (0..plan.listeners.len()).filter(|&i| route.listeners.contains(&plan.listeners[i].name)).collect();
+            let built = Arc::new(self.route(&plan, route)?);
+            for i in at {
+                tables[i].push((condition.clone(), Arc::clone(&built)));
+            }
+        }
+        let pipeline = |routes: Vec<(RouteMatch, Arc<Route>)>| {
+            let router = Router::build(routes).map_err(|e| LowerError { route: "table".into(), reason: e.to_string() })?;
+            Ok(Pipeline { parts: Arc::new(Parts { router: router.with_limits(&limits), shared: Arc::clone(&self.shared) }) })
+        };
+        tables.into_iter().map(pipeline).collect()
+    }
+
+    fn route(&self, plan: &Plan, route: RoutePlan) -> Result<Route, LowerError> {
+        let name = route.name;
+        let fault = |reason: String| LowerError { route: name.clone(), reason };
+        let capability = match route.capability {
+            CapabilityPlan::Produce(p) => self.produce(plan, p).map_err(fault)?,
+            CapabilityPlan::Fetch(f) => self.fetch(plan, f).map_err(fault)?,
+        };
+        let method = route.methods.first().map_or("", String::as_str);
+        let metrics = self.shared.metrics.http.route(&route.path, method);
+        Ok(Route { metrics, capability, name })
+    }
+
+    fn produce(&self, plan: &Plan, p: ProducePlan) -> Result<Capability, String> {
+        let cluster = self.clusters.get(&p.cluster).ok_or_else(|| format!("no cluster {}", p.cluster))?;
+        let options = ProduceOptions {
+            cluster_name: p.cluster,
+            cluster: cluster.clone(),
+            topic: p.topic,
+            key: p.key,
+            partition: p.partition,
+            timestamp: p.timestamp,
+            headers: p.headers,
+        };
+        let face = ProduceFaceOptions {
+            body_bytes_max: p.body_bytes.unwrap_or(plan.limits.body_bytes) as u64,
+            timeout: p.timeout.unwrap_or(plan.limits.request_timeout),
+            copy_headers: p.copy_headers.iter().map(|n| header_name(n)).collect::<Result<_, _>>()?,
+        };
+        let face = ProduceFace::new(Produce::new(options, Arc::clone(&self.topics)), face);
+        let metrics = self.shared.metrics.produce.topic(face.topic_label());
+        Ok(Capability::Produce(face, metrics))
+    }
+
+    fn fetch(&self, plan: &Plan, f: FetchPlan) -> Result<Capability, String> {
+        let topic = self.topics.get(&f.cluster, &f.topic).ok_or_else(|| format!("no topic {} in the cache", f.topic))?;
+        let options = FetchOptions {
+            topic: Arc::clone(topic),
+            select: match f.select {
+                SelectPlan::Filters(filters) => Select::Keys(filters.into_iter().map(|f| f.key).collect()),
+                SelectPlan::MergeJson => Select::MergeJson,
+            },
+            patience: plan.cache.read_your_writes_timeout,
+        };
+        let metrics = self.shared.metrics.fetch.topic(&f.topic);
+        let (omitted_count, topic_name) = (metrics.merge_omitted.clone(), f.topic);
+        let content_type = f.content_type.as_deref().unwrap_or(UNKNOWN_CONTENT);
+        let headers = f.headers.into_iter().map(|(name, template)| Ok::<_, String>((header_name(&name)?, template)));
+        let face = FetchFaceOptions {
+            copy_headers: f.copy_headers.iter().map(|n| header_name(n)).collect::<Result<_, _>>()?,
+            headers: headers.collect::<Result<_, _>>()?,
+            content_type: HeaderValue::from_str(content_type).map_err(|e| format!("content_type {content_type:?}: {e}"))?,
+            wait_max: f.wait_max.unwrap_or(plan.limits.wait_max),
+            omitted: Box::new(move |omitted| {
+                omitted_count.inc_by(omitted.total());
+                tracing::warn!(topic = topic_name, not_json = omitted.not_json, unreadable = omitted.unreadable, "left out of a collection");
+            }),
+        };
+        Ok(Capability::Fetch(FetchFace::new(Fetch::new(options), face), metrics))
+    }
+}
+
+fn header_name(name: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|e| format!("header {name:?}: {e}"))
+}
+
+fn route_match(route: &RoutePlan) -> Result<RouteMatch, LowerError> {
+    let fault = |reason: String| LowerError { route: route.name.clone(), reason };
+    let method = |m: &String| Method::from_bytes(m.as_bytes()).map_err(|e| fault(e.to_string()));
+    let header = |(name, value): &(String, Option<String>)| {
+        let value = value.as_deref().map(HeaderValue::from_str).transpose().map_err(|e| fault(e.to_string()))?;
+        Ok((header_name(name).map_err(fault)?, value))
+    };
+    Ok(RouteMatch {
+        methods: route.methods.iter().map(method).collect::<Result<_, _>>()?,
+        path: route.path.clone(),
+        host: route.host.clone(),
+        headers: route.headers.iter().map(header).collect::<Result<_, _>>()?,
+    })
+}

@@ -1,0 +1,120 @@
+//! What is noted of a request on its way: ids, time, and at the end a metric and a line in the access log, also when the
+//! client went away before its answer.
+
+use std::time::Instant;
+
+use edge::{Body, Peer};
+use entrypoint::Reply;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, Request, Response};
+use http_body::Body as _;
+use telemetry::names::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
+use telemetry::{Entry, RequestId, TraceContext, TraceId};
+
+use super::{Route, Shared};
+
+/// The status that the access log and metrics give a request whose client did not wait for the answer.
+const CLIENT_CLOSED: u16 = 499;
+
+pub struct Passage<'p> {
+    shared: &'p Shared,
+    route: Option<&'p Route>,
+    began: Instant,
+    peer: Peer,
+    is_head: bool,
+    request_id: RequestId,
+    /// Only where an access log wants it.
+    logged: Option<Logged>,
+    /// Requests running, this one included.
+    pub running: usize,
+    ended: bool,
+}
+
+struct Logged {
+    trace_id: TraceId,
+    method: Method,
+    path: String,
+    bytes_in: Option<u64>,
+    user_agent: Option<HeaderValue>,
+}
+
+impl<'p> Passage<'p> {
+    pub fn begin<B>(shared: &'p Shared, request: &Request<B>, peer: Peer) -> Self {
+        let headers = request.headers();
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let logged = shared.access_log.as_ref().map(|_| Logged {
+            trace_id: TraceContext::take_or_make(header(TRACEPARENT_HEADER)).trace_id,
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            bytes_in: headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
+            user_agent: headers.get(USER_AGENT).cloned(),
+        });
+        Self {
+            route: None,
+            began: Instant::now(),
+            peer,
+            is_head: request.method() == Method::HEAD,
+            request_id: RequestId::take_or_make(header(REQUEST_ID_HEADER)),
+            logged,
+            running: shared.enter(),
+            ended: false,
+            shared,
+        }
+    }
+
+    pub fn took(&mut self, route: &'p Route) {
+        self.route = Some(route);
+    }
+
+    pub fn end(mut self, response: Response<Reply>) -> Response<Body> {
+        let (mut head, reply) = response.into_parts();
+        let mut body = match reply {
+            Reply::Empty => Body::Empty,
+            Reply::Full(bytes) => Body::Full(bytes),
+            Reply::Stream(stream) => Body::Stream(stream),
+        };
+        let length = body.size_hint().exact();
+        if self.is_head {
+            // The length that GET would have (RFC 9110 section 9.3.2); without content on every HTTP version.
+            if let Some(length) = length.filter(|_| head.status.is_success()) {
+                head.headers.insert(CONTENT_LENGTH, length.into());
+            }
+            body = Body::Empty;
+        }
+        if let Ok(id) = HeaderValue::from_str(self.request_id.as_str()) {
+            head.headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
+        }
+        self.ended = true;
+        self.note(head.status.as_u16(), length);
+        Response::from_parts(head, body)
+    }
+
+    fn note(&self, status: u16, bytes_out: Option<u64>) {
+        let duration = self.began.elapsed();
+        let metrics = self.route.map_or(&self.shared.unrouted, |r| &r.metrics);
+        metrics.observe(status, duration);
+        let (Some(log), Some(logged)) = (&self.shared.access_log, &self.logged) else { return };
+        log.log(&Entry {
+            request_id: self.request_id.as_str(),
+            trace_id: logged.trace_id,
+            method: logged.method.as_str(),
+            path: &logged.path,
+            route: self.route.map_or("", |r| &r.name),
+            status,
+            bytes_in: logged.bytes_in,
+            bytes_out,
+            duration,
+            peer: self.peer.address,
+            user_agent: logged.user_agent.as_ref().map(HeaderValue::as_bytes),
+        });
+    }
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        self.shared.leave();
+        if !self.ended {
+            self.note(CLIENT_CLOSED, None);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! One door, two kinds.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use message_cache::TopicCache;
+
+use crate::{
+    AdminError, ClusterStatus, EmbeddedCluster, FetchStart, KafkaCluster, ProduceError, ProduceRecord, Produced, TopicDescription,
+    TopicSpec,
+};
+
+/// A named cluster. Cloning shares it.
+#[derive(Clone)]
+pub enum Cluster {
+    Kafka(Arc<KafkaCluster>),
+    Embedded(Arc<EmbeddedCluster>),
+}
+
+impl Cluster {
+    /// Answers when the cluster acknowledged the record by its `acks`.
+    pub async fn produce(&self, record: ProduceRecord) -> Result<Produced, ProduceError> {
+        match self {
+            Self::Kafka(c) => c.produce(record).await,
+            Self::Embedded(c) => c.produce(record).await,
+        }
+    }
+
+    /// The cache of a topic, filled from now on by one fetcher per partition however often this is called. Does not
+    /// wait for the topic to exist: a topic that is missing has no partitions until it appears.
+    pub fn cached(&self, topic: &str, start: FetchStart) -> Result<Arc<TopicCache>, AdminError> {
+        match self {
+            Self::Kafka(c) => c.cached(topic, start),
+            Self::Embedded(c) => c.cached(topic),
+        }
+    }
+
+    pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
+        match self {
+            Self::Kafka(c) => c.create_topic(spec).await,
+            Self::Embedded(c) => c.create_topic(spec).await,
+        }
+    }
+
+    pub async fn topics(&self) -> Result<BTreeSet<String>, AdminError> {
+        match self {
+            Self::Kafka(c) => c.topics().await,
+            Self::Embedded(c) => Ok(c.topics()),
+        }
+    }
+
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
+        match self {
+            Self::Kafka(c) => c.describe_topic(name).await,
+            Self::Embedded(c) => c.describe_topic(name),
+        }
+    }
+
+    pub fn status(&self) -> ClusterStatus {
+        match self {
+            Self::Kafka(c) => c.status(),
+            Self::Embedded(c) => c.status(),
+        }
+    }
+
+    /// Finishes what runs: records on their way are acknowledged or fail, fetchers stop.
+    pub async fn close(&self) {
+        match self {
+            Self::Kafka(c) => c.close().await,
+            Self::Embedded(c) => c.close().await,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `topic.json`: what makes a directory a topic of the embedded cluster.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "topic.json";
+const FORMAT: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    format: u32,
+    /// Tells this topic from a later one of the same name (KIP-516).
+    pub id: String,
+    pub partitions: i32,
+    pub config: BTreeMap<String, String>,
+    pub created_ms: i64,
+}
+
+impl Meta {
+    pub fn new(partitions: i32, config: BTreeMap<String, String>, now_ms: i64) -> Self {
+        Self { format: FORMAT, id: uuid::Uuid::new_v4().to_string(), partitions, config, created_ms: now_ms }
+    }
+
+    /// `Ok(None)` if the directory is no topic.
+    pub fn read(dir: &Path) -> Result<Option<Self>, String> {
+        let path = dir.join(FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(format!("{}: {e}", path.display())),
+        };
+        let meta: Self = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        if meta.format != FORMAT || meta.partitions < 1 {
+            return Err(format!("{}: format {} with {} partitions is not for this build", path.display(), meta.format, meta.partitions));
+        }
+        Ok(Some(meta))
+    }
+
+    /// Makes `<parent>/<topic>` a topic: whole and durable, or not at all.
+    pub fn write(&self, parent: &Path, topic: &str) -> Result<(), String> {
+        let dir = parent.join(topic);
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(&dir)?;
+            let tmp = dir.join("topic.json.tmp");
+            let mut file = File::create(&tmp)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            std::fs::rename(&tmp, dir.join(FILE))?;
+            File::open(&dir)?.sync_all()?;
+            File::open(parent)?.sync_all()
+        };
+        write().map_err(|e| format!("{}: {e}", dir.display()))
+    }
+}
+
+/// Makes the directories of the partitions durable, as records in them will be.
+pub fn sync_partition_dirs(dir: &Path) -> Result<(), String> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| format!("{}: {e}", dir.display()))
+}

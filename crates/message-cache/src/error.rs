@@ -1,0 +1,38 @@
+//! What can go wrong with a log, by what the caller can do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Nothing was appended; the log is as it was. Try again when there is space.
+    #[error("no space left on the device of {}", path.display())]
+    DiskFull { path: PathBuf },
+    /// An fsync failed: what the kernel dropped cannot be known, so this log takes no more records until it is reopened.
+    #[error("{} takes no more records: an fsync failed ({cause})", path.display())]
+    Poisoned { path: PathBuf, cause: String },
+    /// Bytes on disk are not what was written. They are never served.
+    #[error("{}: corrupt record at byte {at} ({what})", path.display())]
+    Corrupt { path: PathBuf, at: u64, what: &'static str },
+    /// A file of another format or of a version that this build does not know.
+    #[error("{}: {what}", path.display())]
+    Format { path: PathBuf, what: String },
+    #[error("offset {offset} is below the end of the log, {end}")]
+    OutOfOrder { offset: i64, end: i64 },
+    #[error("a record of {bytes} bytes cannot be stored: at most {max}")]
+    TooLarge { bytes: u64, max: u64 },
+    #[error("{0:?} is no legal topic name: 1 to 249 of a-z A-Z 0-9 . _ - , not . or ..")]
+    TopicName(String),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl LogError {
+    pub(crate) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Self::DiskFull { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}

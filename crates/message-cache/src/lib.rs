@@ -1,0 +1,24 @@
+//! The durable copy of topics: one append-only segmented log per partition.
+//!
+//! Knows no Kafka client, no HTTP and no configuration file. Bytes come in through [`PartitionLog::append`], go out
+//! through [`PartitionLog::latest`] and [`PartitionLog::scan`], and lie on disk as `docs/format.md` says.
+
+mod error;
+mod frame;
+mod head;
+mod keytable;
+mod lock;
+mod log;
+mod record;
+mod recovery;
+mod scan;
+mod sealed;
+mod segment;
+mod topic;
+
+pub use error::LogError;
+pub use lock::{DirLock, LockError};
+pub use log::{LogOptions, LogStats, OnCorruption, PartitionLog};
+pub use record::{Header, NewRecord, Record, TimestampType};
+pub use scan::Scan;
+pub use topic::{TopicCache, is_legal_topic_name};

@@ -1,0 +1,464 @@
+//! A partition log: sealed segments, one head, one writer at a time, any number of readers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::error::LogError;
+use crate::frame;
+use crate::head::{Entry, Last, Tables};
+use crate::keytable;
+use crate::record::{NewRecord, Record};
+use crate::recovery::{self, Findings};
+use crate::scan::Scan;
+use crate::sealed::{self, Sealed};
+use crate::segment::{self, Segment};
+
+/// What recovery does with a corrupt record that whole records follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnCorruption {
+    /// Cut it off with all that follows: the cluster has the records and will be asked again.
+    Refetch,
+    /// Keep what follows: this log is the only copy. The corrupt record is reported and never served.
+    Keep,
+}
+
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Most bytes of one segment file; a larger record has a segment of its own.
+    pub segment_bytes: u64,
+    /// Whether an append returns only after an fsync.
+    pub durable: bool,
+    pub on_corruption: OnCorruption,
+    /// Look, but change nothing on disk.
+    pub read_only: bool,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 256 << 20, durable: false, on_corruption: OnCorruption::Refetch, read_only: false }
+    }
+}
+
+/// Positions in a segment are kept in 32 bits, in units of 8 bytes.
+const SEGMENT_BYTES_MAX: u64 = 32 << 30;
+/// Bytes encoded before they are written; bounds the writer's buffer.
+const WRITE_BYTES: usize = 4 << 20;
+
+/// The log of one partition. See `docs/format.md` for what is on disk.
+pub struct PartitionLog {
+    dir: PathBuf,
+    options: LogOptions,
+    writer: Mutex<Writer>,
+    view: RwLock<View>,
+    end: AtomicI64,
+    corrupt_reads: AtomicU64,
+    findings: Findings,
+    recovery: Duration,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+/// What only the appender touches.
+#[derive(Default)]
+struct Writer {
+    buffer: Vec<u8>,
+    entries: Vec<Entry>,
+    poison: Option<String>,
+}
+
+/// What readers see. Records get here after they were written, and made durable where that is asked for.
+struct View {
+    sealed: Arc<Vec<Arc<Sealed>>>,
+    head: Option<Head>,
+}
+
+struct Head {
+    segment: Arc<Segment>,
+    tables: Tables,
+    /// Bytes of the segment that readers may see.
+    visible: u64,
+}
+
+/// One look at a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LogStats {
+    pub start_offset: i64,
+    pub end_offset: i64,
+    pub records: u64,
+    /// Of segment files, without indexes.
+    pub bytes: u64,
+    pub segments: usize,
+    /// Of the indexes that are in memory.
+    pub index_heap_bytes: usize,
+    /// Corrupt places found by recovery, and reads that met one.
+    pub corrupt: u64,
+    pub truncated_bytes: u64,
+    pub recovery: Duration,
+}
+
+impl PartitionLog {
+    /// Opens what is in `dir`, which is created if missing. `changed` is bumped whenever records become visible.
+    pub fn open(dir: &Path, options: LogOptions, changed: Arc<watch::Sender<u64>>) -> Result<Self, LogError> {
+        let began = Instant::now();
+        if !options.read_only {
+            std::fs::create_dir_all(dir).map_err(|e| LogError::io(dir, e))?;
+        }
+        let mut findings = Findings::default();
+        let view = open_view(dir, &options, &mut findings)?;
+        let end = view.end_offset();
+        Ok(Self {
+            dir: dir.to_owned(),
+            options,
+            writer: Mutex::default(),
+            view: RwLock::new(view),
+            end: AtomicI64::new(end),
+            corrupt_reads: AtomicU64::new(0),
+            findings,
+            recovery: began.elapsed(),
+            changed,
+        })
+    }
+
+    /// Appends records at their own offsets and makes them visible. On an error the records before the one at fault may
+    /// be in the log: [`PartitionLog::end_offset`] tells.
+    pub fn append(&self, records: &[NewRecord<'_>]) -> Result<(), LogError> {
+        let mut writer = self.writer.lock();
+        self.append_locked(&mut writer, records)
+    }
+
+    /// Appends records at the next offsets, which they are given; returns the first.
+    pub fn append_next(&self, records: &mut [NewRecord<'_>]) -> Result<i64, LogError> {
+        let mut writer = self.writer.lock();
+        let first = self.end_offset();
+        for (record, offset) in records.iter_mut().zip(first..) {
+            record.offset = offset;
+        }
+        self.append_locked(&mut writer, records)?;
+        Ok(first)
+    }
+
+    fn append_locked(&self, writer: &mut Writer, mut records: &[NewRecord<'_>]) -> Result<(), LogError> {
+        if let Some(cause) = &writer.poison {
+            return Err(LogError::Poisoned { path: self.dir.clone(), cause: cause.clone() });
+        }
+        while let Some(first) = records.first() {
+            let length = length_of(first)?;
+            let segment = self.head_for(first.offset, frame::padded(length) as u64)?;
+            let taken = self.encode(writer, &segment, records)?;
+            segment.append(&writer.buffer)?;
+            if self.options.durable
+                && let Err(e) = segment.sync()
+            {
+                // What of the unsynced pages reached the disk is unknown, and a second fsync would claim success.
+                writer.poison = Some(e.to_string());
+                return Err(LogError::Poisoned { path: self.dir.clone(), cause: e.to_string() });
+            }
+            self.publish(&segment, &writer.entries);
+            records = &records[taken..];
+        }
+        Ok(())
+    }
+
+    /// Encodes as many of the records as the segment and the buffer take; at least the first, for which there is room.
+    fn encode(&self, writer: &mut Writer, segment: &Segment, records: &[NewRecord<'_>]) -> Result<usize, LogError> {
+        writer.buffer.clear();
+        writer.entries.clear();
+        let start = segment.len();
+        let mut end = self.end_offset();
+        for record in records {
+            if record.offset < end {
+                return Err(LogError::OutOfOrder { offset: record.offset, end });
+            }
+            end = record.offset + 1;
+            let at = start + writer.buffer.len() as u64;
+            let length = length_of(record)?;
+            let used = (writer.buffer.len() + frame::padded(length)) as u64;
+            if !writer.entries.is_empty() && (!segment.has_room(used) || used > WRITE_BYTES as u64) {
+                break;
+            }
+            frame::encode(record, length, segment.salt, &mut writer.buffer);
+            let key_hash = record.key.map(keytable::hash);
+            writer.entries.push(Entry { at, offset: record.offset, timestamp_ms: record.timestamp_ms, key_hash });
+        }
+        Ok(writer.entries.len())
+    }
+
+    /// The head segment if it has room, else a new one, the old being sealed.
+    fn head_for(&self, offset: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
+        let base = {
+            let view = self.view.read();
+            match &view.head {
+                Some(head) if head.segment.has_room(bytes) => return Ok(Arc::clone(&head.segment)),
+                Some(_) => self.end_offset(),
+                None => offset,
+            }
+        };
+        let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX).max(segment::HEADER + bytes);
+        let segment = Arc::new(Segment::create(&self.dir, base, capacity, now_ms())?);
+        if self.options.durable {
+            sync_dir(&self.dir)?;
+        }
+        let mut view = self.view.write();
+        if let Some(full) = view.head.take() {
+            let mut sealed = Vec::clone(&view.sealed);
+            sealed.push(Sealed::new(full.segment, full.tables));
+            view.sealed = Arc::new(sealed);
+        }
+        view.head = Some(Head { segment: Arc::clone(&segment), tables: Tables::default(), visible: segment::HEADER });
+        Ok(segment)
+    }
+
+    fn publish(&self, segment: &Arc<Segment>, entries: &[Entry]) {
+        let Some(last) = entries.last() else { return };
+        {
+            let mut view = self.view.write();
+            if let Some(head) = &mut view.head {
+                for entry in entries {
+                    head.tables.add(segment, *entry);
+                }
+                head.visible = segment.len();
+            }
+        }
+        self.move_end(last.offset + 1);
+    }
+
+    fn move_end(&self, end: i64) {
+        if self.end.fetch_max(end, Ordering::AcqRel) < end {
+            self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    /// Moves the end over offsets that hold no record: control records of transactions, or what the cluster compacted.
+    pub fn skip_to(&self, next_offset: i64) {
+        let _writer = self.writer.lock();
+        self.move_end(next_offset);
+    }
+
+    /// Drops everything; the log then begins, empty, at this offset.
+    pub fn reset(&self, start_offset: i64) -> Result<(), LogError> {
+        let mut writer = self.writer.lock();
+        // The old life disappears in one step, so that a crash cannot leave half of it behind.
+        let dead = self.dir.with_extension(format!("dead-{:08x}", fastrand::u32(..)));
+        std::fs::rename(&self.dir, &dead).map_err(|e| LogError::io(&self.dir, e))?;
+        std::fs::create_dir_all(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+        let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX);
+        let segment = Arc::new(Segment::create(&self.dir, start_offset, capacity, now_ms())?);
+        {
+            let mut view = self.view.write();
+            view.sealed = Arc::default();
+            view.head = Some(Head { segment, tables: Tables::default(), visible: segment::HEADER });
+            self.end.store(start_offset, Ordering::Release);
+        }
+        writer.poison = None;
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        std::fs::remove_dir_all(&dead).map_err(|e| LogError::io(&dead, e))
+    }
+
+    /// The newest record of a key, tombstones included; `None` if there is none.
+    pub fn latest(&self, key: &[u8]) -> Result<Option<Record>, LogError> {
+        let hash = keytable::hash(key);
+        let found = self.find_newest(hash, key);
+        let record = found.and_then(|place| place.map(|(segment, at)| segment.record(at)).transpose());
+        record.inspect_err(|e| self.count_corrupt(e))
+    }
+
+    fn find_newest(&self, hash: u32, key: &[u8]) -> Result<Option<(Arc<Segment>, u64)>, LogError> {
+        let sealed = {
+            let view = self.view.read();
+            if let Some(head) = &view.head
+                && let Some(at) = head.tables.newest(&head.segment, hash, key)?
+            {
+                return Ok(Some((Arc::clone(&head.segment), at)));
+            }
+            Arc::clone(&view.sealed)
+        };
+        for s in sealed.iter().rev() {
+            if let Some(at) = s.newest(hash, key)? {
+                return Ok(Some((Arc::clone(&s.segment), at)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this record is the newest of its key; false for a null key.
+    pub fn is_latest(&self, record: &Record) -> Result<bool, LogError> {
+        let Some(key) = record.key() else { return Ok(false) };
+        let found = self.find_newest(keytable::hash(key), key)?;
+        Ok(found.is_some_and(|(segment, at)| record.is_at(&segment, at)))
+    }
+
+    /// The records from an offset to the end as it is now.
+    pub fn scan(&self, from: i64) -> Scan {
+        self.scan_at(from, |sealed| Some(sealed.before_offset(from)), |sparse| sealed::before_offset(sparse, from))
+    }
+
+    fn scan_at(
+        &self,
+        from: i64,
+        in_sealed: impl Fn(&Sealed) -> Option<u64>,
+        in_head: impl Fn(&[crate::head::Sparse]) -> u64,
+    ) -> Scan {
+        let view = self.view.read();
+        let mut segments = Vec::new();
+        let mut start = None;
+        for s in view.sealed.iter() {
+            if start.is_none() {
+                let ends_before = s.last().is_none_or(|l| l.offset < from);
+                start = if ends_before { None } else { in_sealed(s) };
+            }
+            if start.is_some() {
+                segments.push((Arc::clone(&s.segment), s.segment.len()));
+            }
+        }
+        if let Some(head) = &view.head {
+            start = start.or_else(|| Some(in_head(&head.tables.sparse)));
+            segments.push((Arc::clone(&head.segment), head.visible));
+        }
+        Scan::new(segments, start.unwrap_or(segment::HEADER), from)
+    }
+
+    /// Offset of the first record of at least that time; the end if there is none. (KIP-79)
+    pub fn offset_for_time(&self, timestamp_ms: i64) -> i64 {
+        let scan = self.scan_at(i64::MIN, |s| s.before_time(timestamp_ms), |sparse| sealed::before_time(sparse, timestamp_ms));
+        let found = scan.filter_map(Result::ok).find(|r| r.timestamp_ms() >= timestamp_ms);
+        found.map_or_else(|| self.end_offset(), |r| r.offset())
+    }
+
+    /// Where the log begins; 0 before anything is in it.
+    pub fn start_offset(&self) -> i64 {
+        self.view.read().start_offset()
+    }
+
+    /// The next offset that the log will hold.
+    pub fn end_offset(&self) -> i64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// True until something was appended or the log was [reset](Self::reset) to a start: on disk there is no segment.
+    pub fn is_fresh(&self) -> bool {
+        let view = self.view.read();
+        view.head.is_none() && view.sealed.is_empty()
+    }
+
+    /// Offset and timestamp of the last record.
+    pub fn last(&self) -> Option<(i64, i64)> {
+        let view = self.view.read();
+        let head = view.head.as_ref().and_then(|h| h.tables.last);
+        let last = head.or_else(|| view.sealed.iter().rev().find_map(|s| s.last()));
+        last.map(|Last { offset, timestamp_ms }| (offset, timestamp_ms))
+    }
+
+    pub fn stats(&self) -> LogStats {
+        let view = self.view.read();
+        let head = view.head.as_ref();
+        LogStats {
+            start_offset: view.start_offset(),
+            end_offset: self.end_offset(),
+            records: view.sealed.iter().map(|s| s.records()).sum::<u64>() + head.map_or(0, |h| h.tables.records),
+            bytes: view.sealed.iter().map(|s| s.segment.len()).sum::<u64>() + head.map_or(0, |h| h.visible),
+            segments: view.sealed.len() + usize::from(head.is_some()),
+            index_heap_bytes: view.sealed.iter().map(|s| s.heap_bytes()).sum::<usize>() + head.map_or(0, |h| h.tables.heap_bytes()),
+            corrupt: self.findings.corrupt.len() as u64 + self.corrupt_reads.load(Ordering::Relaxed),
+            truncated_bytes: self.findings.truncated_bytes,
+            recovery: self.recovery,
+        }
+    }
+
+    fn count_corrupt(&self, error: &LogError) {
+        self.corrupt_reads.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%error, "a record cannot be read");
+    }
+}
+
+impl View {
+    fn start_offset(&self) -> i64 {
+        let head = self.head.as_ref().map(|h| h.segment.base_offset);
+        self.sealed.first().map(|s| s.segment.base_offset).or(head).unwrap_or(0)
+    }
+
+    fn end_offset(&self) -> i64 {
+        let Some(head) = &self.head else { return 0 };
+        // A head without records may follow sealed segments whose tail was cut off.
+        head.tables.last.map_or(head.segment.base_offset, |l| l.offset + 1)
+    }
+}
+
+fn open_view(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result<View, LogError> {
+    let mut paths = segment_files(dir, options.read_only)?;
+    let mut sealed = Vec::new();
+    while !paths.is_empty() {
+        let path = paths.remove(0);
+        let is_last = paths.is_empty();
+        let capacity = if is_last { options.segment_bytes.min(SEGMENT_BYTES_MAX) } else { 0 };
+        let segment = Segment::open(path, capacity, !options.read_only)?;
+        let segment = if is_last {
+            segment
+        } else {
+            match Sealed::open(segment)? {
+                Ok(whole) => {
+                    sealed.push(Arc::new(whole));
+                    continue;
+                }
+                Err(segment) => segment,
+            }
+        };
+        let tables = recovery::recover(&segment, segment.base_offset, options.on_corruption, options.read_only, findings)?;
+        if findings.refetch && !is_last {
+            // All that follows the cut will be fetched again, too.
+            for later in paths.drain(..).filter(|_| !options.read_only) {
+                std::fs::remove_file(&later).map_err(|e| LogError::io(&later, e))?;
+                let _ = std::fs::remove_file(later.with_extension("index"));
+            }
+        }
+        if paths.is_empty() {
+            let _ = (!options.read_only).then(|| std::fs::remove_file(segment.path.with_extension("index")));
+            let visible = segment.len();
+            let head = Some(Head { segment: Arc::new(segment), tables, visible });
+            return Ok(View { sealed: Arc::new(sealed), head });
+        }
+        tracing::warn!(segment = %segment.path.display(), "index missing or damaged: made again from the records");
+        sealed.push(Sealed::new(Arc::new(segment), tables));
+    }
+    Ok(View { sealed: Arc::new(sealed), head: None })
+}
+
+/// In order of their base offsets, which their names sort by. What an interrupted write left is removed.
+fn segment_files(dir: &Path, read_only: bool) -> Result<Vec<PathBuf>, LogError> {
+    let mut paths = Vec::new();
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
+        Err(e) => return Err(LogError::io(dir, e)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|e| LogError::io(dir, e))?.path();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("log") => paths.push(path),
+            // A sealer that still runs may be faster.
+            Some("tmp" | "index-tmp") if !read_only => drop(std::fs::remove_file(&path)),
+            _ => {}
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn length_of(record: &NewRecord<'_>) -> Result<usize, LogError> {
+    frame::length_of(record).ok_or_else(|| {
+        let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        LogError::TooLarge { bytes: bytes as u64, max: frame::MAX_FRAME as u64 }
+    })
+}
+
+fn sync_dir(dir: &Path) -> Result<(), LogError> {
+    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| LogError::io(dir, e))
+}
+
+/// For the creation time in a segment header, which only people read.
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}

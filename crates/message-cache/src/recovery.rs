@@ -1,0 +1,65 @@
+//! Reading a segment from its first frame to its end: after a crash, or when its index is gone.
+
+use std::path::PathBuf;
+
+use crate::error::LogError;
+use crate::frame::Fault;
+use crate::head::{Entry, Tables};
+use crate::log::OnCorruption;
+use crate::segment::{self, Segment};
+
+/// What was found beside the records.
+#[derive(Debug, Default, Clone)]
+pub struct Findings {
+    /// Bytes cut off behind the last whole record, or behind the first corrupt one where it will be fetched again.
+    pub truncated_bytes: u64,
+    /// Places that are corrupt and stay, never to be served.
+    pub corrupt: Vec<(PathBuf, u64)>,
+    /// True if records were cut off that the cluster still has.
+    pub refetch: bool,
+}
+
+/// Builds the indexes of a segment from its records. A torn tail is cut off. Corruption before the last whole record is
+/// cut off with all that follows if the cluster can give it again, else kept and stepped over. With `read_only` the file
+/// is left alone and its length taken as it is.
+pub fn recover(
+    segment: &Segment,
+    from: i64,
+    on_corruption: OnCorruption,
+    read_only: bool,
+    findings: &mut Findings,
+) -> Result<Tables, LogError> {
+    let mut tables = Tables::default();
+    let mut at = segment::HEADER;
+    let mut after = from - 1;
+    while at < segment.len() {
+        let fault = match segment.decode(at) {
+            Ok(fixed) if fixed.offset > after => {
+                tables.add(segment, Entry::of(segment, at, &fixed));
+                after = fixed.offset;
+                at += fixed.stride() as u64;
+                continue;
+            }
+            Ok(_) => Fault::Length, // whole, but out of order: no writer of ours did that
+            Err(fault) => fault,
+        };
+        match segment.resync(at, after) {
+            Some(next) if on_corruption == OnCorruption::Keep => {
+                tracing::error!(segment = %segment.path.display(), at, to = next, what = fault.text(), "corrupt record: kept, not served");
+                findings.corrupt.push((segment.path.clone(), at));
+                at = next;
+            }
+            more => {
+                let bytes = segment.len() - at;
+                findings.refetch |= more.is_some();
+                findings.truncated_bytes += bytes;
+                tracing::warn!(segment = %segment.path.display(), at, bytes, what = fault.text(), torn = more.is_none(), "tail cut off");
+                if !read_only {
+                    segment.truncate(at)?;
+                }
+                break;
+            }
+        }
+    }
+    Ok(tables)
+}

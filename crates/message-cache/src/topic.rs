@@ -1,0 +1,129 @@
+//! A topic cache: the partition logs of one topic.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::error::LogError;
+use crate::log::{LogOptions, PartitionLog};
+
+/// A file that is there once the cache has held all that its cluster had.
+const COMPLETE: &str = "complete";
+
+/// The cached partitions of one topic, in `<dir>/<partition>/`.
+pub struct TopicCache {
+    name: String,
+    dir: PathBuf,
+    options: LogOptions,
+    partitions: RwLock<Arc<Vec<Arc<PartitionLog>>>>,
+    complete: AtomicBool,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+/// Whether Kafka takes this name for a topic, and a directory can have it.
+pub fn is_legal_topic_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(legal)
+}
+
+impl TopicCache {
+    /// Opens the partitions that are in `<parent>/<name>`; there may be none.
+    pub fn open(parent: &Path, name: &str, options: &LogOptions) -> Result<Self, LogError> {
+        if !is_legal_topic_name(name) {
+            return Err(LogError::TopicName(name.to_owned()));
+        }
+        let dir = parent.join(name);
+        let dir_has_mark = dir.join(COMPLETE).exists();
+        let (changed, _) = watch::channel(0);
+        let cache = Self {
+            name: name.to_owned(),
+            dir,
+            options: options.clone(),
+            partitions: RwLock::default(),
+            complete: AtomicBool::new(dir_has_mark),
+            changed: Arc::new(changed),
+        };
+        let count = cache.count_on_disk()?;
+        cache.ensure_partitions(count)?;
+        Ok(cache)
+    }
+
+    /// One more than the highest partition that has a directory. Removes logs that a reset left behind.
+    fn count_on_disk(&self) -> Result<usize, LogError> {
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(e) => return Err(LogError::io(&self.dir, e)),
+        };
+        let mut count = 0;
+        for entry in entries {
+            let path = entry.map_err(|e| LogError::io(&self.dir, e))?.path();
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            if name.contains(".dead-") && !self.options.read_only {
+                std::fs::remove_dir_all(&path).map_err(|e| LogError::io(&path, e))?;
+            } else if let Ok(partition) = name.parse::<u16>() {
+                count = count.max(usize::from(partition) + 1);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Creates the partitions that are missing below `count`. They stay: Kafka never takes a partition away.
+    pub fn ensure_partitions(&self, count: usize) -> Result<(), LogError> {
+        let mut partitions = self.partitions.write();
+        if count <= partitions.len() {
+            return Ok(());
+        }
+        let mut grown = Vec::clone(&partitions);
+        for n in grown.len()..count {
+            let dir = self.dir.join(n.to_string());
+            grown.push(Arc::new(PartitionLog::open(&dir, self.options.clone(), Arc::clone(&self.changed))?));
+        }
+        *partitions = Arc::new(grown);
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Whether the cache has ever caught up with its cluster, in this process or one before. Until then a key that is not
+    /// found may be one that was not fetched yet; from then on the cache is served even while the cluster is away.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Says that every partition has been fetched up to the end that the cluster had.
+    pub fn mark_complete(&self) -> Result<(), LogError> {
+        if !self.is_complete() {
+            let mark = self.dir.join(COMPLETE);
+            std::fs::write(&mark, b"").map_err(|e| LogError::io(&mark, e))?;
+            self.complete.store(true, Ordering::Release);
+            self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        }
+        Ok(())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// By partition number.
+    pub fn partitions(&self) -> Arc<Vec<Arc<PartitionLog>>> {
+        Arc::clone(&self.partitions.read())
+    }
+
+    pub fn partition(&self, number: i32) -> Option<Arc<PartitionLog>> {
+        self.partitions.read().get(usize::try_from(number).ok()?).cloned()
+    }
+
+    /// Tells of every change of the topic: records that became visible, new partitions, resets. Subscribe first, then
+    /// look, then wait: so no change is missed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}

@@ -1,0 +1,87 @@
+//! The names that dashboards and log queries rely on. A change here is a change for users.
+
+/// Metric names, as they stand in the OpenMetrics text.
+pub mod metric {
+    /// Histogram, seconds; labels `route`, `method`, `status`. The name is OpenTelemetry's semantic convention.
+    pub const HTTP_REQUEST_DURATION: &str = "http_server_request_duration_seconds";
+    /// Gauge: requests in progress.
+    pub const HTTP_ACTIVE_REQUESTS: &str = "http_server_active_requests";
+    /// Gauge: open connections.
+    pub const CONNECTIONS: &str = "tidegate_connections";
+    /// Counter; label `limit`.
+    pub const LIMIT_HITS: &str = "tidegate_limit_hits_total";
+    /// Counter: acknowledged records; label `topic`.
+    pub const PRODUCE_RECORDS: &str = "tidegate_produce_records_total";
+    /// Counter; labels `topic`, `cause`.
+    pub const PRODUCE_ERRORS: &str = "tidegate_produce_errors_total";
+    /// Counter; labels `topic`, `result` (`hit`, `miss`, `not_modified`, `behind`).
+    pub const FETCH_REQUESTS: &str = "tidegate_fetch_requests_total";
+    /// Counter: values left out of a merge because they are not JSON; label `topic`.
+    pub const FETCH_MERGE_OMITTED: &str = "tidegate_fetch_merge_omitted_total";
+    /// Info; label `version`.
+    pub const BUILD_INFO: &str = "tidegate_build_info";
+    /// Counter: log lines that did not fit the queue or could not be written.
+    pub const LOG_DROPPED: &str = "tidegate_log_dropped_total";
+
+    /// Gauge: the offset after the last cached record; labels `topic`, `partition`.
+    pub const CACHE_END_OFFSET: &str = "tidegate_cache_end_offset";
+    /// Gauge: records between the cached end and the cluster's; labels `topic`, `partition`.
+    pub const CACHE_LAG_RECORDS: &str = "tidegate_cache_lag_records";
+    /// Gauge: bytes on disk; labels `topic`, `partition`.
+    pub const CACHE_BYTES: &str = "tidegate_cache_bytes";
+    /// Gauge: segments on disk; labels `topic`, `partition`.
+    pub const CACHE_SEGMENTS: &str = "tidegate_cache_segments";
+    /// Counter: records fetched from the cluster; labels `topic`, `partition`.
+    pub const CACHE_FETCHED_RECORDS: &str = "tidegate_cache_fetched_records_total";
+    /// Counter: records refused for a wrong checksum; labels `topic`, `partition`.
+    pub const CACHE_CORRUPT: &str = "tidegate_cache_corrupt_total";
+    /// Gauge: seconds that recovery took at start; labels `topic`, `partition`.
+    pub const CACHE_RECOVERY_SECONDS: &str = "tidegate_cache_recovery_seconds";
+    /// Gauge, 0 or 1; label `cluster`.
+    pub const CLUSTER_UP: &str = "tidegate_cluster_up";
+    /// Gauge, 0 or 1; labels `cluster`, `broker`.
+    pub const BROKER_UP: &str = "tidegate_broker_up";
+}
+
+/// Label names.
+pub mod label {
+    pub const ROUTE: &str = "route";
+    pub const METHOD: &str = "method";
+    pub const STATUS: &str = "status";
+    pub const LIMIT: &str = "limit";
+    pub const TOPIC: &str = "topic";
+    pub const PARTITION: &str = "partition";
+    pub const CAUSE: &str = "cause";
+    pub const RESULT: &str = "result";
+    pub const CLUSTER: &str = "cluster";
+    pub const BROKER: &str = "broker";
+    pub const VERSION: &str = "version";
+}
+
+/// Fields of log lines.
+pub mod field {
+    /// RFC 3339, UTC.
+    pub const TIMESTAMP: &str = "timestamp";
+    pub const LEVEL: &str = "level";
+    pub const TARGET: &str = "target";
+    pub const REQUEST_ID: &str = "request_id";
+    /// 32 hexadecimal digits (W3C Trace Context).
+    pub const TRACE_ID: &str = "trace_id";
+    pub const METHOD: &str = "method";
+    pub const PATH: &str = "path";
+    pub const ROUTE: &str = "route";
+    pub const STATUS: &str = "status";
+    pub const BYTES_IN: &str = "bytes_in";
+    pub const BYTES_OUT: &str = "bytes_out";
+    /// Milliseconds with three decimals.
+    pub const DURATION_MS: &str = "duration_ms";
+    pub const PEER: &str = "peer";
+    pub const USER_AGENT: &str = "user_agent";
+}
+
+/// The target of access log lines.
+pub const ACCESS_TARGET: &str = "access";
+/// Request and response header that carries the request id.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// Header that carries the trace context.
+pub const TRACEPARENT_HEADER: &str = "traceparent";

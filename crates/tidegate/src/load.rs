@@ -1,0 +1,41 @@
+//! From a file on the command line to a checked plan.
+
+use std::io::Read;
+use std::path::Path;
+
+use config::{Checks, Override, Plan, PropertyProblem, Source};
+
+use crate::cli::Config;
+use crate::failure::{Failure, USAGE_CODE};
+
+/// Largest configuration file, in bytes.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+pub fn load(config: &Config) -> Result<Plan, Failure> {
+    let name = config.file.display().to_string();
+    let usage = |text: String| Failure::new(USAGE_CODE, text);
+    let mut text = String::new();
+    let file = std::fs::File::open(&config.file).map_err(|e| usage(format!("{name} cannot be read: {e}")))?;
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    read.map_err(|e| usage(format!("{name} cannot be read: {e}")))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(usage(format!("{name} is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    let mut overrides = overrides_from_env();
+    for set in &config.set {
+        overrides.push(Override::set(set).map_err(usage)?);
+    }
+    let checks = Checks { kafka_property: &kafka_property, env: &|name| std::env::var(name).ok() };
+    let base = config.file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    config::load(&Source { name, text }, base, &overrides, &checks)
+        .map_err(|problems| usage(problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr()))))
+}
+
+fn kafka_property(name: &str, value: &str, embedded: bool) -> Result<(), PropertyProblem> {
+    kafka::check_property(name, value, embedded).map_err(|p| PropertyProblem { message: p.message, help: p.help })
+}
+
+/// `TIDEGATE__A__B`; names or values that are no text cannot be meant.
+fn overrides_from_env() -> Vec<Override> {
+    std::env::vars_os().filter_map(|(name, value)| Override::env(name.to_str()?, value.to_str()?)).collect()
+}
