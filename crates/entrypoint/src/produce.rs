@@ -108,12 +108,16 @@ fn value_of(method: &Method, headers: &HeaderMap, body: Bytes) -> Option<Bytes> 
 
 fn respond(acknowledged: &Acknowledged, returns: Option<Return>) -> Response<Reply> {
     let mut response = if returns == Some(Return::Representation) {
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "topic": acknowledged.topic,
             "partition": acknowledged.partition,
             "offset": acknowledged.offset,
             "timestamp": acknowledged.timestamp_ms,
         });
+        // Whoever let the gateway make the key needs it to find the record again.
+        if let Some(key) = acknowledged.key.as_deref().and_then(|k| std::str::from_utf8(k).ok()) {
+            body["key"] = key.into();
+        }
         let mut response = Response::new(Reply::Full(body.to_string().into()));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response

@@ -33,6 +33,7 @@ pub struct Produce {
 #[derive(Clone, Debug)]
 pub struct Acknowledged {
     pub topic: String,
+    pub key: Option<Bytes>,
     pub partition: i32,
     /// `None` with `acks=0`.
     pub offset: Option<i64>,
@@ -74,13 +75,14 @@ impl Produce {
         headers: Vec<(String, Option<Bytes>)>,
     ) -> Result<Acknowledged, ProduceFault> {
         let record = self.record(scope, value, headers)?;
-        let name = record.topic.clone();
+        let (name, key) = (record.topic.clone(), record.key.clone());
         let produced = self.options.cluster.produce(record).await?;
         let topic = self.fixed.as_ref().or_else(|| self.topics.get(&self.options.cluster_name, &name));
         if let (Some(topic), Some(offset)) = (topic, produced.offset) {
             topic.acknowledge(produced.partition, offset);
         }
         Ok(Acknowledged {
+            key,
             partition: produced.partition,
             offset: produced.offset,
             timestamp_ms: produced.timestamp_ms,

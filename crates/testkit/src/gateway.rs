@@ -1,6 +1,8 @@
 //! The real binary, run as a user runs it: one file, one folder, its two addresses read from what it prints.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -95,7 +97,7 @@ impl GatewayBuilder {
     /// Runs `tidegate run FILE` until it listens and is ready.
     pub fn start(self) -> Result<Gateway> {
         let folder = self.folder()?;
-        let process = self.spawn(folder.path(), "run")?;
+        let process = Process::start("tidegate", self.command(folder.path(), "run", &self.args)?)?;
         let mut gateway = Gateway {
             builder: self,
             folder,
@@ -106,17 +108,11 @@ impl GatewayBuilder {
         Ok(gateway)
     }
 
-    /// Runs `tidegate VERB FILE ARGS...` to its end.
+    /// Runs `tidegate VERB FILE ARGS...` to its end; a verb may be two words (`topic consume`).
     pub fn run(self, verb: &str) -> Result<Exited> {
         let folder = self.folder()?;
-        let mut process = self.spawn(folder.path(), verb)?;
-        let status = process.wait(RUN_TIMEOUT)?;
-        let (stdout, stderr) = process.into_output();
-        Ok(Exited {
-            code: status.code(),
-            stdout,
-            stderr,
-        })
+        let command = self.command(folder.path(), verb, &self.args)?;
+        finish(command, RUN_TIMEOUT)
     }
 
     fn folder(&self) -> Result<Folder> {
@@ -126,14 +122,14 @@ impl GatewayBuilder {
         })
     }
 
-    fn spawn(&self, dir: &Path, verb: &str) -> Result<Process> {
+    fn command(&self, dir: &Path, verb: &str, args: &[String]) -> Result<Command> {
         let file = dir.join("tidegate.yaml");
         std::fs::write(&file, &self.config).map_err(Error::doing(format!("cannot write {}", file.display())))?;
         let mut command = Command::new(self.binary.clone().map_or_else(binary, Ok)?);
         command
-            .arg(verb)
+            .args(verb.split(' '))
             .arg(&file)
-            .args(&self.args)
+            .args(args)
             .current_dir(dir)
             .stdin(Stdio::null());
         // What the developer's shell or the test run says must not change what a test configures.
@@ -143,7 +139,7 @@ impl GatewayBuilder {
             }
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        Process::start("tidegate", command)
+        Ok(command)
     }
 }
 
@@ -236,8 +232,15 @@ impl Gateway {
         if self.process.ended().is_none() {
             self.terminate()?;
         }
-        self.process = self.builder.spawn(self.folder.path(), "run")?;
+        let command = self.builder.command(self.folder.path(), "run", &self.builder.args)?;
+        self.process = Process::start("tidegate", command)?;
         self.wait_started()
+    }
+
+    /// Runs another verb on the same file, to its end.
+    pub fn verb(&self, verb: &str, args: &[&str]) -> Result<Exited> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        finish(self.builder.command(self.folder.path(), verb, &args)?, RUN_TIMEOUT)
     }
 
     /// Waits until `/readyz` says 200.
@@ -294,6 +297,25 @@ impl Folder {
             Self::Given(dir) => dir,
         }
     }
+}
+
+/// Runs a command to its end. Its output goes through files: it may be long, and none of it may be forgotten.
+fn finish(mut command: Command, within: Duration) -> Result<Exited> {
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command.stdout(out.try_clone()?).stderr(err.try_clone()?);
+    let status = Process::unheard("tidegate", command)?.wait(within)?;
+    Ok(Exited {
+        code: status.code(),
+        stdout: whole(&mut out)?,
+        stderr: whole(&mut err)?,
+    })
+}
+
+fn whole(file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `TIDEGATE_BIN`, else the one that Cargo built beside the running test.

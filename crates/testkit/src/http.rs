@@ -93,6 +93,14 @@ impl Client {
         }
     }
 
+    /// Waits for `100 Continue`: the server has read the head of a request and begun with its body.
+    pub fn read_continue(&mut self) -> Result<()> {
+        match self.read_head()? {
+            (100, _) => Ok(()),
+            (status, _) => Err(invalid(&format!("status {status} instead of 100"))),
+        }
+    }
+
     /// Whether the server closes the connection within `within` without another byte. A reset counts as closed.
     pub fn closed(&mut self, within: Duration) -> Result<bool> {
         self.stream.get_ref().set_read_timeout(Some(within))?;

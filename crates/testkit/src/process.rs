@@ -17,8 +17,6 @@ use crate::{Error, Result, poll_until};
 const LINES_KEPT: usize = 4_000;
 /// Bytes kept of one line.
 const LINE_BYTES: usize = 4_096;
-/// For the readers to see the end of the pipes after the child has ended.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A running child with its output captured by line.
 #[derive(Debug)]
@@ -109,15 +107,6 @@ impl Process {
                 self.stderr()
             ))
         })
-    }
-
-    /// Everything the child said, once it has ended: waits for the readers, so that the last line is there too.
-    pub(crate) fn into_output(mut self) -> (String, String) {
-        self.kill9();
-        let complete = |lines: &Lines| poll_until(LAST_WORDS, || (Arc::strong_count(&lines.0) == 1).then_some(()));
-        // A grandchild may hold the pipe open; what has come until then is what there is.
-        let _ = (complete(&self.stdout), complete(&self.stderr));
-        (self.stdout(), self.stderr())
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,0 +1,183 @@
+//! Exchanges over an embedded cluster: what one writes, the other shows.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use exchange::{Ask, Fetch, FetchOptions, Found, Merged, Produce, ProduceOptions, Select, Topic, Topics};
+use kafka::{Cluster, EmbeddedCluster, EmbeddedOptions, FetchStart, ProduceRecord, TopicSpec};
+use proptest::prelude::*;
+use template::{Scope, Template, Variable};
+
+struct Params(&'static [(&'static str, &'static str)]);
+
+impl Scope for Params {
+    fn param(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| Cow::Borrowed(*v))
+    }
+}
+
+async fn cluster(dir: &std::path::Path, partitions: i32) -> Cluster {
+    // Not fsynced: these tests are not about disks.
+    let properties = BTreeMap::from([("acks".to_owned(), "1".to_owned())]);
+    let options = EmbeddedOptions::new("main", dir.to_owned(), 64 * 1024, &properties);
+    let cluster = EmbeddedCluster::open(options).unwrap();
+    let spec = TopicSpec { name: "items".into(), partitions, replication: -1, config: BTreeMap::new() };
+    cluster.create_topic(&spec).await.unwrap();
+    Cluster::Embedded(cluster)
+}
+
+fn template(text: &str) -> Template {
+    Template::compile(text, &[Variable::Params]).unwrap()
+}
+
+struct House {
+    produce: Produce,
+    fetch: Fetch,
+    _dir: tempfile::TempDir,
+}
+
+async fn house() -> House {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = cluster(dir.path(), 3).await;
+    let topic = Arc::new(Topic::new(cluster.clone(), "items", FetchStart::Earliest));
+    let mut topics = Topics::default();
+    topics.insert("main", Arc::clone(&topic));
+    let options = ProduceOptions {
+        cluster_name: "main".into(),
+        cluster,
+        topic: template("items"),
+        key: Some(template("${params.id}")),
+        partition: None,
+        timestamp: None,
+        headers: vec![("made-by".into(), template("test of ${params.id}"))],
+    };
+    let select = Select::Keys(vec![template("${params.id}")]);
+    let fetch = Fetch::new(FetchOptions { topic, select, patience: Duration::from_secs(1) });
+    House { produce: Produce::new(options, Arc::new(topics)), fetch, _dir: dir }
+}
+
+fn ask<'a>(has: &'a exchange::Has<'a>, wait: Option<Duration>) -> Ask<'a> {
+    Ask { has, wait, cursor: None }
+}
+
+#[tokio::test]
+async fn the_newest_record_of_a_key_is_found() {
+    let house = house().await;
+    let scope = Params(&[("id", "1")]);
+    let nothing_held = |current: Option<(&str, i64)>| current.is_none();
+    assert!(matches!(house.fetch.run(&scope, ask(&nothing_held, None)).await, Ok(Found::Nothing)));
+    for value in ["a", "b"] {
+        house.produce.run(&scope, Some(value.into()), Vec::new()).await.unwrap();
+    }
+    house.produce.run(&Params(&[("id", "2")]), Some("other".into()), Vec::new()).await.unwrap();
+    let Ok(Found::Record(found)) = house.fetch.run(&scope, ask(&nothing_held, None)).await else { panic!("not found") };
+    assert_eq!((found.record.value(), found.record.header("made-by")), (Some(&b"b"[..]), Some(&b"test of 1"[..])));
+    let etag = found.etag();
+    let holds_it = |current: Option<(&str, i64)>| current.is_some_and(|(tag, _)| tag == etag);
+    assert!(matches!(house.fetch.run(&scope, ask(&holds_it, None)).await, Ok(Found::Unchanged(tag, _)) if tag == etag));
+    house.produce.run(&scope, None, Vec::new()).await.unwrap();
+    assert!(matches!(house.fetch.run(&scope, ask(&holds_it, None)).await, Ok(Found::Nothing)));
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_the_key_changes_and_not_when_another_does() {
+    let house = house().await;
+    let scope = Params(&[("id", "1")]);
+    let nothing_held = |current: Option<(&str, i64)>| current.is_none();
+    let waiting = house.fetch.run(&scope, ask(&nothing_held, Some(Duration::from_secs(60))));
+    tokio::pin!(waiting);
+    let other = Params(&[("id", "2")]);
+    let write = house.produce.run(&other, Some("x".into()), Vec::new());
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("ended early"),
+        written = write => drop(written.unwrap()),
+    }
+    let (found, written) = tokio::join!(waiting, house.produce.run(&scope, Some("y".into()), Vec::new()));
+    written.unwrap();
+    assert!(matches!(found, Ok(Found::Record(l)) if l.record.value() == Some(b"y")));
+    let wait = Some(Duration::from_millis(20));
+    let ended = house.fetch.run(&Params(&[("id", "3")]), ask(&nothing_held, wait)).await;
+    assert!(matches!(ended, Ok(Found::Nothing)));
+}
+
+/// (key, value: 0 a tombstone, 1 no JSON, else a number; partition)
+type Write = (u8, u8, i32);
+
+async fn write(cluster: &Cluster, &(key, value, partition): &Write) {
+    let value = match value {
+        0 => None,
+        1 => Some(Bytes::from_static(b"{not json")),
+        n => Some(format!(" {{\"k\":{key},\"v\":{n}}} ").into()),
+    };
+    let record = ProduceRecord {
+        topic: "items".into(),
+        partition: Some(partition),
+        key: Some(vec![key].into()),
+        value,
+        ..ProduceRecord::default()
+    };
+    cluster.produce(record).await.unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Writes go on while the collection is made: keys that they leave alone are in it exactly as they are, the others
+    /// at most once.
+    #[test]
+    fn a_collection_has_the_latest_of_each_key(
+        before in proptest::collection::vec((0..20u8, 0..6u8, 0..3i32), 0..120),
+        during in proptest::collection::vec((10..20u8, 0..6u8, 0..3i32), 0..40),
+        piece in 1..200usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let cluster = cluster(dir.path(), 3).await;
+            // One partition per key, as any partitioner has it.
+            let home = |w: &Write| (w.0, w.1, i32::from(w.0 % 3));
+            let mut model = HashMap::new();
+            for w in &before {
+                write(&cluster, &home(w)).await;
+                model.insert(w.0, w.1);
+            }
+            let Cluster::Embedded(embedded) = &cluster else { unreachable!() };
+            let mut merged = Merged::new(&embedded.cached("items").unwrap());
+            let mut out = BytesMut::new();
+            let mut writes = during.iter();
+            loop {
+                let target = out.len() + piece;
+                if !merged.fill(&mut out, target).unwrap() {
+                    break;
+                }
+                if let Some(w) = writes.next() {
+                    write(&cluster, &home(w)).await;
+                }
+            }
+            let read: Vec<serde_json::Value> = serde_json::from_slice(&out).unwrap();
+            let mut seen = HashMap::new();
+            for item in &read {
+                let key = item["k"].as_u64().unwrap() as u8;
+                assert!(seen.insert(key, item["v"].as_u64().unwrap() as u8).is_none(), "key {key} twice");
+            }
+            let touched: Vec<u8> = during.iter().map(|w| w.0).collect();
+            for key in (0..20u8).filter(|k| !touched.contains(k)) {
+                let expected = model.get(&key).copied().filter(|v| *v > 1);
+                assert_eq!(seen.get(&key).copied(), expected, "key {key}");
+            }
+            // A key that had a value all the time is there with one of them.
+            for key in touched {
+                let values: Vec<u8> = model.get(&key).copied().into_iter().chain(during.iter().filter(|w| w.0 == key).map(|w| w.1)).collect();
+                if model.contains_key(&key) && values.iter().all(|v| *v > 1) {
+                    assert!(seen.get(&key).is_some_and(|v| values.contains(v)), "key {key} is missing");
+                }
+            }
+            let not_json = model.iter().filter(|(k, v)| **v == 1 && !during.iter().any(|w| w.0 == **k)).count() as u64;
+            assert!(merged.omitted.not_json >= not_json && merged.omitted.unreadable == 0);
+        });
+    }
+}
