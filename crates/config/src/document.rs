@@ -57,9 +57,7 @@ pub(crate) struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Admin {
-            address: MaybeAddress(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)))),
-        }
+        Admin { address: MaybeAddress(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)))) }
     }
 }
 
@@ -77,11 +75,7 @@ pub(crate) struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Log {
-            level: LogLevel::Info,
-            format: LogFormat::Auto,
-            access: true,
-        }
+        Log { level: LogLevel::Info, format: LogFormat::Auto, access: true }
     }
 }
 
@@ -199,11 +193,7 @@ pub(crate) struct Create {
 
 impl Default for Create {
     fn default() -> Self {
-        Create {
-            partitions: 1,
-            replication: -1,
-            config: BTreeMap::new(),
-        }
+        Create { partitions: 1, replication: -1, config: BTreeMap::new() }
     }
 }
 

@@ -13,9 +13,7 @@ pub(crate) fn expand(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, repo
         Kind::List(items) => items.iter_mut().for_each(|item| expand(item, env, report)),
         Kind::Map(entries) => entries.iter_mut().for_each(|entry| expand(&mut entry.value, env, report)),
         Kind::Scalar(scalar) => {
-            let Scalar {
-                raw, written, spoiled, ..
-            } = scalar;
+            let Scalar { raw, written, spoiled, .. } = scalar;
             match expanded(raw, env) {
                 Ok(None) => {}
                 Ok(Some(text)) => {
@@ -63,10 +61,7 @@ fn expanded(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<S
             }
         }
         if result.len() > EXPANDED_BYTES_MAX {
-            return Err((
-                format!("with the environment filled in, this is longer than {EXPANDED_BYTES_MAX} bytes"),
-                None,
-            ));
+            return Err((format!("with the environment filled in, this is longer than {EXPANDED_BYTES_MAX} bytes"), None));
         }
     }
     result.push_str(rest);
@@ -117,10 +112,7 @@ mod tests {
             ("${NONE}", Err("the environment variable 'NONE' is not set")),
         ] {
             let result = expanded(text, &env);
-            let shown = result
-                .as_ref()
-                .map(|text| text.as_deref())
-                .map_err(|(message, _)| message.as_str());
+            let shown = result.as_ref().map(|text| text.as_deref()).map_err(|(message, _)| message.as_str());
             assert_eq!(shown, expected, "{text}");
         }
     }

@@ -19,10 +19,7 @@ pub(crate) struct Span {
 
 impl Span {
     pub fn of_override(index: usize) -> Span {
-        Span {
-            origin: index + 1,
-            ..Span::default()
-        }
+        Span { origin: index + 1, ..Span::default() }
     }
 }
 
@@ -60,12 +57,7 @@ pub(crate) struct Scalar {
 
 impl Scalar {
     pub fn new(raw: impl Into<String>, plain: bool) -> Scalar {
-        Scalar {
-            raw: raw.into(),
-            plain,
-            written: None,
-            spoiled: false,
-        }
+        Scalar { raw: raw.into(), plain, written: None, spoiled: false }
     }
 }
 
@@ -128,8 +120,7 @@ impl Node {
     }
 
     pub fn is_null(&self) -> bool {
-        self.scalar()
-            .is_some_and(|scalar| scalar.typed() == Typed::Null && !scalar.spoiled)
+        self.scalar().is_some_and(|scalar| scalar.typed() == Typed::Null && !scalar.spoiled)
     }
 
     pub fn entries(&self) -> &[Entry] {

@@ -34,11 +34,7 @@ impl Override {
         match argument.split_once('=') {
             Some((path, value)) if !path.trim().is_empty() => {
                 let path = path.trim().to_owned();
-                Ok(Override {
-                    origin: format!("--set {path}"),
-                    path: Path::Dotted(path),
-                    value: value.to_owned(),
-                })
+                Ok(Override { origin: format!("--set {path}"), path: Path::Dotted(path), value: value.to_owned() })
             }
             _ => Err("expected KEY=VALUE, such as limits.body_bytes=4MiB".into()),
         }
@@ -48,11 +44,7 @@ impl Override {
     pub fn env(name: &str, value: &str) -> Option<Override> {
         let path = name.strip_prefix(ENV_PREFIX)?;
         let path = Path::Env(path.split("__").map(str::to_owned).collect());
-        Some(Override {
-            path,
-            value: value.to_owned(),
-            origin: format!("environment variable {name}"),
-        })
+        Some(Override { path, value: value.to_owned(), origin: format!("environment variable {name}") })
     }
 
     /// How problems call it; never shows the value.
@@ -89,10 +81,7 @@ impl Walk<'_> {
         if let Kind::List(items) = &mut node.kind {
             let items_schema = branches.iter().find_map(|branch| branch.get("items"));
             let (first, rest) = path.first();
-            return match (
-                items_schema,
-                first.parse::<usize>().ok().and_then(|index| items.get_mut(index)),
-            ) {
+            return match (items_schema, first.parse::<usize>().ok().and_then(|index| items.get_mut(index))) {
                 (Some(schema), Some(item)) => self.set(schema, item, rest),
                 _ => Err((format!("'{first}' is no element of this list"), None)),
             };
@@ -110,15 +99,8 @@ impl Walk<'_> {
         let index = match entries.iter().position(|entry| entry.key == key) {
             Some(index) => index,
             None => {
-                let value = Node {
-                    span: self.span,
-                    kind: Kind::Scalar(Scalar::new("", true)),
-                };
-                entries.push(Entry {
-                    key,
-                    key_span: self.span,
-                    value,
-                });
+                let value = Node { span: self.span, kind: Kind::Scalar(Scalar::new("", true)) };
+                entries.push(Entry { key, key_span: self.span, value });
                 entries.len() - 1
             }
         };
@@ -129,9 +111,7 @@ impl Walk<'_> {
     fn step(&self, map: &'static Value, node: &Node, path: Path) -> Result<(String, &'static Value, Path), Fault> {
         let (first, rest) = path.first();
         if let Some(values) = schema::values_of(map) {
-            let holds_scalars = !schema::alternatives(values)
-                .iter()
-                .any(|branch| accepts(branch, &Kind::Map(Vec::new())));
+            let holds_scalars = !schema::alternatives(values).iter().any(|branch| accepts(branch, &Kind::Map(Vec::new())));
             let (key, rest) = if holds_scalars { path.whole(node) } else { path.longest(node) };
             return Ok((key, values, rest));
         }
@@ -154,16 +134,11 @@ impl Walk<'_> {
     fn value(&self, schema: &'static Value) -> Result<Node, Fault> {
         let text = &self.one.value;
         let branches = schema::alternatives(schema);
-        let only_scalar = !branches
-            .iter()
-            .any(|b| accepts(b, &Kind::Map(Vec::new())) || accepts(b, &Kind::List(Vec::new())));
+        let only_scalar = !branches.iter().any(|b| accepts(b, &Kind::Map(Vec::new())) || accepts(b, &Kind::List(Vec::new())));
         let quoted =
             text.len() >= 2 && (text.starts_with('"') && text.ends_with('"') || text.starts_with('\'') && text.ends_with('\''));
         let mut node = if only_scalar && !quoted || text.is_empty() {
-            Node {
-                span: self.span,
-                kind: Kind::Scalar(Scalar::new(text.as_str(), true)),
-            }
+            Node { span: self.span, kind: Kind::Scalar(Scalar::new(text.as_str(), true)) }
         } else {
             let mut report = Report::default();
             match parse::parse(text, &mut report) {
@@ -209,10 +184,9 @@ impl Path {
                 let (first, rest) = path.split_once('.').unwrap_or((path, ""));
                 (first.to_owned(), Path::Dotted(rest.to_owned()))
             }
-            Path::Env(parts) => (
-                parts.first().cloned().unwrap_or_default(),
-                Path::Env(parts.get(1..).unwrap_or_default().to_vec()),
-            ),
+            Path::Env(parts) => {
+                (parts.first().cloned().unwrap_or_default(), Path::Env(parts.get(1..).unwrap_or_default().to_vec()))
+            }
         }
     }
 
@@ -233,15 +207,9 @@ impl Path {
     fn longest(&self, node: &Node) -> (String, Path) {
         match self {
             Path::Dotted(path) => {
-                let begins = |key: &&str| {
-                    path.strip_prefix(*key)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-                };
+                let begins = |key: &&str| path.strip_prefix(*key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
                 match node.keys().filter(begins).max_by_key(|key| key.len()) {
-                    Some(key) => (
-                        key.to_owned(),
-                        Path::Dotted(path[key.len()..].trim_start_matches('.').to_owned()),
-                    ),
+                    Some(key) => (key.to_owned(), Path::Dotted(path[key.len()..].trim_start_matches('.').to_owned())),
                     None => self.first(),
                 }
             }

@@ -18,19 +18,8 @@ pub const NODES_MAX: usize = 200_000;
 /// The tree of `text`, or `None` when there is none; faults are reported. An empty text is an empty map.
 pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     if text.len() > TEXT_BYTES_MAX {
-        let message = format!(
-            "the configuration has {} bytes; at most {TEXT_BYTES_MAX} are read",
-            text.len()
-        );
-        report.add(
-            Span {
-                line: 1,
-                column: 1,
-                ..Span::default()
-            },
-            message,
-            None,
-        );
+        let message = format!("the configuration has {} bytes; at most {TEXT_BYTES_MAX} are read", text.len());
+        report.add(Span { line: 1, column: 1, ..Span::default() }, message, None);
         return None;
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -40,15 +29,7 @@ pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
         Ok(Ok(node)) => Some(node),
         Ok(Err(Stop)) => None,
         Err(_) => {
-            report.add(
-                Span {
-                    line: 1,
-                    column: 1,
-                    ..Span::default()
-                },
-                "not valid YAML",
-                None,
-            );
+            report.add(Span { line: 1, column: 1, ..Span::default() }, "not valid YAML", None);
             None
         }
     }
@@ -81,11 +62,7 @@ struct Open {
 
 enum Items {
     List(Vec<Node>),
-    Map {
-        entries: Vec<Entry>,
-        seen: HashMap<String, Span>,
-        key: Option<(String, Span)>,
-    },
+    Map { entries: Vec<Entry>, seen: HashMap<String, Span>, key: Option<(String, Span)> },
 }
 
 impl<'r> Builder<'r> {
@@ -111,31 +88,17 @@ impl<'r> Builder<'r> {
                 Err(error) => return Err(self.scan_error(&error, text)),
             }
         }
-        let start = Span {
-            line: 1,
-            column: 1,
-            width: 1,
-            line_end: 1,
-            origin: 0,
-        };
+        let start = Span { line: 1, column: 1, width: 1, line_end: 1, origin: 0 };
         match self.root {
             Some(node) if !node.is_null() => Ok(node),
-            _ => Ok(Node {
-                span: start,
-                kind: Kind::Map(Vec::new()),
-            }),
+            _ => Ok(Node { span: start, kind: Kind::Map(Vec::new()) }),
         }
     }
 
     fn scan_error(&mut self, error: &ScanError, text: &str) -> Stop {
         let mark = error.marker();
         let last = text.lines().count().max(1);
-        let span = Span {
-            line: mark.line().clamp(1, last),
-            column: mark.col() + 1,
-            width: 1,
-            ..Span::default()
-        };
+        let span = Span { line: mark.line().clamp(1, last), column: mark.col() + 1, width: 1, ..Span::default() };
         let line = text.lines().nth(span.line - 1).unwrap_or_default();
         let in_braces = line.matches('{').count() > 1;
         let help =
@@ -155,26 +118,17 @@ impl<'r> Builder<'r> {
                 Ok(())
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let text_tag = tag
-                    .as_ref()
-                    .is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
+                let text_tag = tag.as_ref().is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
                 self.refuse_tag(tag.as_deref(), span);
                 let scalar = Scalar::new(text, style == ScalarStyle::Plain && !text_tag);
                 self.count(span, 1)?;
-                let node = Node {
-                    span,
-                    kind: Kind::Scalar(scalar),
-                };
+                let node = Node { span, kind: Kind::Scalar(scalar) };
                 self.remember(anchor, &node, 1, 0)?;
                 self.place(node)
             }
             Event::SequenceStart(anchor, tag) => self.start(anchor, tag.as_deref(), span, Items::List(Vec::new())),
             Event::MappingStart(anchor, tag) => {
-                let items = Items::Map {
-                    entries: Vec::new(),
-                    seen: HashMap::new(),
-                    key: None,
-                };
+                let items = Items::Map { entries: Vec::new(), seen: HashMap::new(), key: None };
                 self.start(anchor, tag.as_deref(), span, items)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(span),
@@ -189,13 +143,7 @@ impl<'r> Builder<'r> {
         if depth > DEPTH_MAX {
             return self.stop(span, format!("nested more than {DEPTH_MAX} deep"));
         }
-        self.open.push(Open {
-            span,
-            anchor,
-            nodes_before: self.nodes - 1,
-            deepest: depth,
-            items,
-        });
+        self.open.push(Open { span, anchor, nodes_before: self.nodes - 1, deepest: depth, items });
         Ok(())
     }
 
@@ -205,22 +153,11 @@ impl<'r> Builder<'r> {
             Items::List(items) => Kind::List(items),
             Items::Map { entries, .. } => Kind::Map(entries),
         };
-        let node = Node {
-            span: Span {
-                line_end: end.line_end.max(open.span.line),
-                ..open.span
-            },
-            kind,
-        };
+        let node = Node { span: Span { line_end: end.line_end.max(open.span.line), ..open.span }, kind };
         if let Some(parent) = self.open.last_mut() {
             parent.deepest = parent.deepest.max(open.deepest);
         }
-        self.remember(
-            open.anchor,
-            &node,
-            self.nodes - open.nodes_before,
-            open.deepest - self.open.len(),
-        )?;
+        self.remember(open.anchor, &node, self.nodes - open.nodes_before, open.deepest - self.open.len())?;
         self.place(node)
     }
 
@@ -255,10 +192,7 @@ impl<'r> Builder<'r> {
 
     fn count(&mut self, span: Span, nodes: usize) -> Result<(), Stop> {
         if nodes > NODES_MAX - self.nodes {
-            return self.stop(
-                span,
-                format!("more than {NODES_MAX} values, those that aliases repeat included"),
-            );
+            return self.stop(span, format!("more than {NODES_MAX} values, those that aliases repeat included"));
         }
         self.nodes += nodes;
         Ok(())
@@ -283,11 +217,7 @@ impl<'r> Builder<'r> {
                         self.report.add(key_span, format!("the key '{name}' is given twice"), help);
                     } else {
                         seen.insert(name.clone(), key_span);
-                        entries.push(Entry {
-                            key: name,
-                            key_span,
-                            value: node,
-                        });
+                        entries.push(Entry { key: name, key_span, value: node });
                     }
                 }
             },
@@ -297,8 +227,7 @@ impl<'r> Builder<'r> {
 
     fn refuse_tag(&mut self, tag: Option<&Tag>, span: Span) {
         if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema()) {
-            self.report
-                .add(span, format!("the tag '{tag}' means nothing here"), "remove it".to_owned());
+            self.report.add(span, format!("the tag '{tag}' means nothing here"), "remove it".to_owned());
         }
     }
 
@@ -310,44 +239,19 @@ impl<'r> Builder<'r> {
     fn place_of(&self, span: saphyr_parser::Span) -> Span {
         let (start, end) = (span.start, span.end);
         // A block scalar ends where the next line begins.
-        let line_end = if end.col() == 0 {
-            end.line().saturating_sub(1)
-        } else {
-            end.line()
-        };
+        let line_end = if end.col() == 0 { end.line().saturating_sub(1) } else { end.line() };
         let line_end = line_end.max(start.line());
-        let width = if end.line() == start.line() {
-            end.col().saturating_sub(start.col())
-        } else {
-            1
-        };
+        let width = if end.line() == start.line() { end.col().saturating_sub(start.col()) } else { 1 };
         let width = self.without_blanks(start.line(), start.col(), width).max(1);
-        Span {
-            origin: 0,
-            line: start.line(),
-            column: start.col() + 1,
-            width,
-            line_end,
-        }
+        Span { origin: 0, line: start.line(), column: start.col() + 1, width, line_end }
     }
 
     /// The scanner takes blanks after a quoted scalar for a part of it: `width` without them.
     fn without_blanks(&self, line: usize, from: usize, width: usize) -> usize {
         // In a longer line (JSON has them) the search for the place would cost more than it is worth.
         const LINE_BYTES_MAX: usize = 4096;
-        match self
-            .lines
-            .get(line.saturating_sub(1))
-            .filter(|line| line.len() <= LINE_BYTES_MAX)
-        {
-            Some(line) => line
-                .chars()
-                .skip(from)
-                .take(width)
-                .collect::<String>()
-                .trim_end()
-                .chars()
-                .count(),
+        match self.lines.get(line.saturating_sub(1)).filter(|line| line.len() <= LINE_BYTES_MAX) {
+            Some(line) => line.chars().skip(from).take(width).collect::<String>().trim_end().chars().count(),
             None => width,
         }
     }

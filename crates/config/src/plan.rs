@@ -105,11 +105,8 @@ pub struct ClusterPlan {
 impl fmt::Debug for ClusterPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |(name, value)| (name, if looks_secret(name) { "***" } else { value });
-        let properties: BTreeMap<&str, &str> = self
-            .properties
-            .iter()
-            .map(|(name, value)| shown((name.as_str(), value.as_str())))
-            .collect();
+        let properties: BTreeMap<&str, &str> =
+            self.properties.iter().map(|(name, value)| shown((name.as_str(), value.as_str()))).collect();
         f.debug_struct("ClusterPlan")
             .field("name", &self.name)
             .field("embedded", &self.embedded)

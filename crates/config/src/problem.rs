@@ -42,11 +42,7 @@ impl fmt::Display for Problems {
 impl Problems {
     /// The problems one below the other, for a terminal that has colours or has none.
     pub fn render(&self, color: bool) -> String {
-        self.0
-            .iter()
-            .map(|problem| problem.render(color))
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.0.iter().map(|problem| problem.render(color)).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -84,16 +80,9 @@ impl Problem {
 /// The part of `line` around the characters `from..from + width`, the indentation of a caret below it, its width.
 fn window(line: &str, from: usize, width: usize) -> (String, String, usize) {
     let chars: Vec<char> = line.chars().collect();
-    let start = if chars.len() > SHOWN_MAX {
-        from.saturating_sub(SHOWN_MAX / 2).min(chars.len())
-    } else {
-        0
-    };
+    let start = if chars.len() > SHOWN_MAX { from.saturating_sub(SHOWN_MAX / 2).min(chars.len()) } else { 0 };
     let end = chars.len().min(start + SHOWN_MAX);
-    let shown: String = chars[start..end]
-        .iter()
-        .map(|c| if c.is_control() && *c != '\t' { ' ' } else { *c })
-        .collect();
+    let shown: String = chars[start..end].iter().map(|c| if c.is_control() && *c != '\t' { ' ' } else { *c }).collect();
     let before = &chars[start..from.clamp(start, end)];
     let indent = before.iter().map(|c| if *c == '\t' { '\t' } else { ' ' }).collect();
     let width = width.min((end - start).saturating_sub(before.len())).max(1);
@@ -133,15 +122,7 @@ impl Report {
                 None => (name.to_owned(), secret::masked_line(&lines, span.line, hidden)),
                 Some(index) => (origins.get(index).cloned().unwrap_or_default(), None),
             };
-            Problem {
-                file,
-                line: span.line,
-                column: span.column,
-                source_line,
-                message,
-                help,
-                width: span.width.max(1),
-            }
+            Problem { file, line: span.line, column: span.column, source_line, message, help, width: span.width.max(1) }
         };
         Problems(self.faults.into_iter().map(problem).collect())
     }

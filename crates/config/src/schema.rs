@@ -30,9 +30,7 @@ fn allow_environment(schema: &mut Value) {
     }
     let types = types(&Value::Object(map.clone())).map(str::to_owned).collect::<Vec<_>>();
     let is_plain_text = types == ["string"] && !map.contains_key("pattern") && !map.contains_key("enum");
-    let is_scalar = types
-        .iter()
-        .any(|t| matches!(t.as_str(), "string" | "integer" | "number" | "boolean"));
+    let is_scalar = types.iter().any(|t| matches!(t.as_str(), "string" | "integer" | "number" | "boolean"));
     if !is_scalar || is_plain_text || map.contains_key("const") {
         return;
     }
@@ -41,10 +39,7 @@ fn allow_environment(schema: &mut Value) {
         outer.extend(map.remove(key).map(|value| (key.to_owned(), value)));
     }
     let inner = Value::Object(std::mem::take(map));
-    outer.insert(
-        "anyOf".into(),
-        json!([inner, { "type": "string", "pattern": "\\$\\{[A-Z_][A-Z0-9_]*(:-[^}]*)?\\}" }]),
-    );
+    outer.insert("anyOf".into(), json!([inner, { "type": "string", "pattern": "\\$\\{[A-Z_][A-Z0-9_]*(:-[^}]*)?\\}" }]));
     *map = outer;
 }
 
@@ -52,11 +47,7 @@ fn allow_environment(schema: &mut Value) {
 pub(crate) fn resolve(mut schema: &'static Value) -> &'static Value {
     // Our references never form a chain longer than this.
     for _ in 0..8 {
-        match schema
-            .get("$ref")
-            .and_then(Value::as_str)
-            .and_then(|name| SCHEMA.pointer(name.trim_start_matches('#')))
-        {
+        match schema.get("$ref").and_then(Value::as_str).and_then(|name| SCHEMA.pointer(name.trim_start_matches('#'))) {
             Some(next) => schema = next,
             None => break,
         }
@@ -68,11 +59,7 @@ pub(crate) fn resolve(mut schema: &'static Value) -> &'static Value {
 pub(crate) fn alternatives(schema: &'static Value) -> Vec<&'static Value> {
     let schema = resolve(schema);
     match branches(schema) {
-        Some(schemas) => schemas
-            .iter()
-            .flat_map(alternatives)
-            .filter(|schema| !types(schema).eq(["null"]))
-            .collect(),
+        Some(schemas) => schemas.iter().flat_map(alternatives).filter(|schema| !types(schema).eq(["null"])).collect(),
         None => vec![schema],
     }
 }
@@ -123,9 +110,5 @@ pub(crate) fn property(schema: &'static Value, name: &str) -> Option<&'static Va
 }
 
 pub(crate) fn property_names(schema: &'static Value) -> impl Iterator<Item = &'static str> {
-    schema
-        .get("properties")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flat_map(|map| map.keys().map(String::as_str))
+    schema.get("properties").and_then(Value::as_object).into_iter().flat_map(|map| map.keys().map(String::as_str))
 }

@@ -21,17 +21,9 @@ pub(crate) struct Shaped {
 }
 
 pub(crate) fn shape(root: &Node, report: &mut Report) -> Shaped {
-    let mut walk = Walk {
-        report,
-        dropped: BTreeSet::new(),
-    };
-    let value = walk
-        .value(&SCHEMA, root, &At::root(), root.span)
-        .unwrap_or_else(|| Value::Object(Map::new()));
-    Shaped {
-        value,
-        dropped: walk.dropped,
-    }
+    let mut walk = Walk { report, dropped: BTreeSet::new() };
+    let value = walk.value(&SCHEMA, root, &At::root(), root.span).unwrap_or_else(|| Value::Object(Map::new()));
+    Shaped { value, dropped: walk.dropped }
 }
 
 struct Walk<'r> {
@@ -52,9 +44,7 @@ impl Walk<'_> {
         let words = schema::words(schema);
         let branches = schema::alternatives(schema);
         // A section whose lines are all commented out is an empty one.
-        let section = branches
-            .iter()
-            .find(|branch| accepts(branch, &Kind::Map(Vec::new())) && required(branch).next().is_none());
+        let section = branches.iter().find(|branch| accepts(branch, &Kind::Map(Vec::new())) && required(branch).next().is_none());
         if let (true, Some(branch)) = (node.is_null(), section) {
             return self.map(branch, node, at, owner);
         }
@@ -68,11 +58,7 @@ impl Walk<'_> {
     }
 
     fn mismatch(&mut self, schema: &'static Value, node: &Node) -> Option<Value> {
-        self.report.add(
-            node.span,
-            format!("expected {}, found {}", expected(schema), node.describe()),
-            None,
-        );
+        self.report.add(node.span, format!("expected {}, found {}", expected(schema), node.describe()), None);
         None
     }
 
@@ -81,11 +67,7 @@ impl Walk<'_> {
             return Some(Value::String(scalar.raw.clone()));
         }
         let help = nearest(&scalar.raw, words.iter().copied()).map(|word| format!("did you mean '{word}'?"));
-        self.report.add(
-            node.span,
-            format!("expected {}, found {}", one_of(words), node.describe()),
-            help,
-        );
+        self.report.add(node.span, format!("expected {}, found {}", one_of(words), node.describe()), help);
         None
     }
 
@@ -96,19 +78,11 @@ impl Walk<'_> {
                 return self.mismatch(schema, node);
             }
             let keeps_expressions = notation.format == "tidegate-template";
-            return Some(Value::String(if keeps_expressions {
-                scalar.raw.clone()
-            } else {
-                unescaped(scalar)
-            }));
+            return Some(Value::String(if keeps_expressions { scalar.raw.clone() } else { unescaped(scalar) }));
         }
         // In JSON, and within { }, `${VAR}` must stand in quotes: what was filled in or given may be any type that is due.
         let given = scalar.written.is_some();
-        let loose = if given {
-            Scalar::new(scalar.raw.as_str(), true).typed()
-        } else {
-            typed
-        };
+        let loose = if given { Scalar::new(scalar.raw.as_str(), true).typed() } else { typed };
         for name in schema::types(schema) {
             match (name, loose) {
                 ("string", _) if typed == Typed::Text || given && typed != Typed::Null => {
@@ -121,21 +95,13 @@ impl Walk<'_> {
         }
         let is_text = schema::types(schema).any(|name| name == "string");
         let help = (is_text && typed != Typed::Null).then(|| "put it in quotes".to_owned());
-        self.report.add(
-            node.span,
-            format!("expected {}, found {}", expected(schema), node.describe()),
-            help,
-        );
+        self.report.add(node.span, format!("expected {}, found {}", expected(schema), node.describe()), help);
         None
     }
 
     fn list(&mut self, schema: &'static Value, items: &[Node], node: &Node, at: &At) -> Option<Value> {
         if schema.get("minItems").is_some() && items.is_empty() {
-            self.report.add(
-                node.span,
-                "the list is empty",
-                "give one element at least, or leave the key out".to_owned(),
-            );
+            self.report.add(node.span, "the list is empty", "give one element at least, or leave the key out".to_owned());
             return None;
         }
         if self.is_too_long(schema, "maxItems", items.len(), node.span) {
@@ -167,8 +133,7 @@ impl Walk<'_> {
                 let help = did_you_mean(&entry.key, "known keys", schema::property_names(of));
                 meant.extend(nearest(&entry.key, schema::property_names(of)));
                 let place = if at.is_root() { String::new() } else { format!(" in {at}") };
-                self.report
-                    .add(entry.key_span, format!("unknown key '{}'{place}", entry.key), help);
+                self.report.add(entry.key_span, format!("unknown key '{}'{place}", entry.key), help);
                 continue;
             };
             // A named key without a value asks for nothing: what is optional keeps its default.
@@ -182,8 +147,7 @@ impl Walk<'_> {
         }
         if of.get("minProperties").is_some() && node.entries().is_empty() {
             let what = at.last_key().unwrap_or("the document");
-            self.report
-                .add(owner, format!("'{what}' is empty; it needs one entry at least"), None);
+            self.report.add(owner, format!("'{what}' is empty; it needs one entry at least"), None);
         }
         let mut complete = true;
         for name in required(of) {
@@ -196,16 +160,9 @@ impl Walk<'_> {
     }
 
     fn is_too_long(&mut self, schema: &Value, limit: &str, len: usize, place: Span) -> bool {
-        let most = schema
-            .get(limit)
-            .and_then(Value::as_u64)
-            .map_or(ENTRIES_MAX, |most| most as usize);
+        let most = schema.get(limit).and_then(Value::as_u64).map_or(ENTRIES_MAX, |most| most as usize);
         if len > most {
-            self.report.add(
-                place,
-                format!("there are {len} entries here; at most {most} are allowed"),
-                None,
-            );
+            self.report.add(place, format!("there are {len} entries here; at most {most} are allowed"), None);
         }
         len > most
     }
@@ -221,12 +178,7 @@ impl Walk<'_> {
 
 /// The names of the keys that a map must have.
 fn required(schema: &'static Value) -> impl Iterator<Item = &'static str> {
-    schema
-        .get("required")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
+    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
 /// A text outside of templates, where `$${` stands for `${`. What came out of the environment is taken as it is.

@@ -58,16 +58,8 @@ pub(crate) struct Notation {
 }
 
 pub(crate) const NOTATIONS: [Notation; 6] = [
-    Notation {
-        format: "tidegate-duration",
-        expected: "a duration such as 30s",
-        check: |text| Time::read(text).is_some(),
-    },
-    Notation {
-        format: "tidegate-size",
-        expected: "a size such as 64KiB",
-        check: |text| Size::read(text).is_some(),
-    },
+    Notation { format: "tidegate-duration", expected: "a duration such as 30s", check: |text| Time::read(text).is_some() },
+    Notation { format: "tidegate-size", expected: "a size such as 64KiB", check: |text| Size::read(text).is_some() },
     Notation {
         format: "tidegate-address",
         expected: "an IP address with a port such as 0.0.0.0:8080",
@@ -78,16 +70,8 @@ pub(crate) const NOTATIONS: [Notation; 6] = [
         expected: "off, or an IP address with a port such as 127.0.0.1:8081",
         check: |text| MaybeAddress::read(text).is_some(),
     },
-    Notation {
-        format: "tidegate-template",
-        expected: "a text",
-        check: |_| true,
-    },
-    Notation {
-        format: "tidegate-word",
-        expected: "a text, a number, true or false",
-        check: |_| true,
-    },
+    Notation { format: "tidegate-template", expected: "a text", check: |_| true },
+    Notation { format: "tidegate-word", expected: "a text, a number, true or false", check: |_| true },
 ];
 
 impl Time {
@@ -123,9 +107,7 @@ fn counted(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 /// `count` in the largest unit that divides it.
 fn written(count: u64, units: &[(&str, u64)]) -> String {
     // Of equal factors (bytes with and without `B`) the later one is taken.
-    let fitting = units
-        .iter()
-        .filter(|(_, factor)| count.is_multiple_of(*factor) && count >= *factor);
+    let fitting = units.iter().filter(|(_, factor)| count.is_multiple_of(*factor) && count >= *factor);
     let (name, factor) = fitting.max_by_key(|(_, factor)| *factor).unwrap_or(&units[0]);
     format!("{}{name}", count / factor)
 }

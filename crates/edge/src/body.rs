@@ -128,9 +128,7 @@ mod tests {
         let frames = futures_util::stream::iter([Err::<Frame<Bytes>, _>(io::Error::other("upstream is gone"))]);
         let mut body = Body::stream(StreamBody::new(frames));
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let Poll::Ready(Some(Err(error))) = Pin::new(&mut body).poll_frame(&mut cx) else {
-            panic!("expected the error")
-        };
+        let Poll::Ready(Some(Err(error))) = Pin::new(&mut body).poll_frame(&mut cx) else { panic!("expected the error") };
         assert_eq!(error.to_string(), "upstream is gone");
     }
 }

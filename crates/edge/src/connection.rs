@@ -85,11 +85,7 @@ impl Protocols {
         http2.max_local_error_reset_streams(HTTP2_ERROR_RESETS_MAX);
         http2.keep_alive_interval(HTTP2_PING);
         http2.keep_alive_timeout(HTTP2_PING);
-        Self {
-            http1,
-            http2,
-            headers_max: limits.headers,
-        }
+        Self { http1, http2, headers_max: limits.headers }
     }
 }
 
@@ -108,12 +104,7 @@ pub(crate) async fn serve<H: Handler>(
         return;
     };
     let io = TokioIo::new(wire);
-    let connection = Arc::new(Shared {
-        handler,
-        peer,
-        pulse: pulse.clone(),
-        observer: observer.clone(),
-    });
+    let connection = Arc::new(Shared { handler, peer, pulse: pulse.clone(), observer: observer.clone() });
     let result = match protocol {
         Protocol::Http1 => {
             let service = service_fn(move |request| answer(connection.clone(), request, usize::MAX, usize::MAX));
@@ -211,11 +202,7 @@ async fn answer<H: Handler>(
     } else {
         connection.handler.handle(request, connection.peer).await
     };
-    Ok(response.map(|body| Tracked {
-        body,
-        part_bytes,
-        _guard: guard,
-    }))
+    Ok(response.map(|body| Tracked { body, part_bytes, _guard: guard }))
 }
 
 /// A body whose end is the end of the request.

@@ -78,11 +78,7 @@ impl Listener {
     pub fn bind(options: ListenerOptions) -> Result<Self, BindError> {
         match listen(options.address) {
             Ok((socket, local)) => Ok(Self { options, socket, local }),
-            Err(cause) => Err(BindError {
-                name: options.name,
-                address: options.address,
-                cause,
-            }),
+            Err(cause) => Err(BindError { name: options.name, address: options.address, cause }),
         }
     }
 
@@ -167,14 +163,7 @@ impl<H: Handler> Server<H> {
         // It fails only on a socket that is already dead, which the first read will show.
         let _ = stream.set_nodelay(true);
         let (handler, protocols, observer) = (self.handler.clone(), self.protocols.clone(), self.observer.clone());
-        tokio::spawn(connection::serve(
-            stream,
-            Peer { address },
-            handler,
-            protocols,
-            observer,
-            registered,
-        ));
+        tokio::spawn(connection::serve(stream, Peer { address }, handler, protocols, observer, registered));
     }
 
     async fn accept_failed(&self, error: &io::Error) {
@@ -203,10 +192,7 @@ impl<H: Handler> Server<H> {
         }
         let aborted = self.registry.command_all(Command::Abort);
         if timeout(ABORT_GRACE, self.registry.empty()).await.is_err() {
-            tracing::warn!(
-                listener = self.name,
-                "some connections did not leave; a handler blocks its thread"
-            );
+            tracing::warn!(listener = self.name, "some connections did not leave; a handler blocks its thread");
         }
         aborted
     }

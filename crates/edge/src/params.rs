@@ -46,9 +46,7 @@ impl Params {
         if names.is_empty() {
             return params;
         }
-        params
-            .text
-            .reserve_exact(names.iter().map(String::len).sum::<usize>() + values_bytes);
+        params.text.reserve_exact(names.iter().map(String::len).sum::<usize>() + values_bytes);
         for ((name, value), ends) in names.iter().zip(values).zip(&mut params.ends) {
             params.text.push_str(name);
             ends.0 = params.text.len() as u32;

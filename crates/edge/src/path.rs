@@ -67,11 +67,7 @@ pub(crate) fn decode(raw: &str, segments_max: usize) -> Result<Cow<'_, str>, Pat
     if control {
         return Err(PathFault::Nul);
     }
-    let path = if encoded {
-        Cow::Owned(percent_decode(raw)?)
-    } else {
-        Cow::Borrowed(raw)
-    };
+    let path = if encoded { Cow::Owned(percent_decode(raw)?) } else { Cow::Borrowed(raw) };
     // An encoded slash parts segments for whoever decodes the value as a path later, so it counts here.
     if path.contains('.') && path.split(['/', ENCODED_SLASH]).any(|segment| matches!(segment, "." | "..")) {
         return Err(PathFault::DotSegment);

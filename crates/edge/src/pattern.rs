@@ -45,26 +45,17 @@ pub(crate) struct Pattern {
 
 impl Pattern {
     pub(crate) fn parse(path: &str) -> Result<Self, RouteError> {
-        let fault = |cause: &str| RouteError::Pattern {
-            path: path.into(),
-            cause: cause.into(),
-        };
+        let fault = |cause: &str| RouteError::Pattern { path: path.into(), cause: cause.into() };
         if !path.starts_with('/') {
             return Err(fault("it must begin with `/`"));
         }
         if path.chars().any(|c| c.is_control() || matches!(c, '%' | '?' | '#')) {
-            return Err(fault(
-                "write characters as they are, not percent-encoded, and leave out query and fragment",
-            ));
+            return Err(fault("write characters as they are, not percent-encoded, and leave out query and fragment"));
         }
         if path.split('/').any(|segment| matches!(segment, "." | "..")) {
             return Err(fault("`.` and `..` segments never match, since such requests are refused"));
         }
-        let mut pattern = Self {
-            normal: String::with_capacity(path.len()),
-            names: Vec::new(),
-            specificity: Vec::new(),
-        };
+        let mut pattern = Self { normal: String::with_capacity(path.len()), names: Vec::new(), specificity: Vec::new() };
         for segment in path[1..].split('/') {
             pattern.normal.push('/');
             pattern.segment(segment).map_err(|cause| fault(&cause))?;
@@ -112,11 +103,7 @@ impl Pattern {
     }
 
     fn name(&mut self, name: &str) -> Result<(), String> {
-        if name.is_empty()
-            || !name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-        {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
             return Err(format!("`{name}` is no parameter name; use letters, digits, `_` and `-`"));
         }
         if self.names.iter().any(|known| known == name) {

@@ -31,11 +31,7 @@ pub(crate) struct Registered {
 
 impl Registry {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self {
-            table: Mutex::default(),
-            emptied: Notify::new(),
-            observer,
-        })
+        Arc::new(Self { table: Mutex::default(), emptied: Notify::new(), observer })
     }
 
     /// A place for one more connection, or `None` if `max` are open.
@@ -50,11 +46,7 @@ impl Registry {
         table.open.insert(id, (pulse.clone(), Watch::new(now)));
         drop(table);
         self.observer.connection_opened();
-        Some(Registered {
-            registry: self.clone(),
-            id,
-            pulse,
-        })
+        Some(Registered { registry: self.clone(), id, pulse })
     }
 
     /// Looks at every connection once and closes those whose time is up.

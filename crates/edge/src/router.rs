@@ -100,19 +100,13 @@ impl<T> Router<T> {
         for (mut condition, value) in routes {
             let pattern = Pattern::parse(&condition.path)?;
             condition.host = condition.host.map(|host| without_port(&host).to_ascii_lowercase());
-            condition
-                .headers
-                .sort_by(|a, b| (a.0.as_str(), &a.1).cmp(&(b.0.as_str(), &b.1)));
+            condition.headers.sort_by(|a, b| (a.0.as_str(), &a.1).cmp(&(b.0.as_str(), &b.1)));
             condition.headers.dedup();
             parsed.push((Route { condition, pattern }, value));
         }
         let of_host = |host: Option<&str>| -> Result<Host, RouteError> {
             let routes = parsed.iter().enumerate().map(|(at, (route, _))| (at, route));
-            Host::build(
-                &routes
-                    .filter(|(_, route)| route.condition.host.as_deref() == host)
-                    .collect::<Vec<_>>(),
-            )
+            Host::build(&routes.filter(|(_, route)| route.condition.host.as_deref() == host).collect::<Vec<_>>())
         };
         let general = of_host(None)?;
         let mut hosts = HashMap::new();
@@ -122,18 +116,8 @@ impl<T> Router<T> {
                 place.insert(tables);
             }
         }
-        let Limits {
-            uri_bytes,
-            path_segments,
-            ..
-        } = Limits::default();
-        Ok(Self {
-            routes: parsed,
-            hosts,
-            general,
-            uri_bytes_max: uri_bytes,
-            path_segments_max: path_segments,
-        })
+        let Limits { uri_bytes, path_segments, .. } = Limits::default();
+        Ok(Self { routes: parsed, hosts, general, uri_bytes_max: uri_bytes, path_segments_max: path_segments })
     }
 
     /// Sets `uri_bytes` and `path_segments`.
@@ -150,32 +134,19 @@ impl<T> Router<T> {
         if head.uri.path_and_query().map_or(0, |target| target.as_str().len()) > self.uri_bytes_max {
             return Routed::BadPath(PathFault::TooLong);
         }
-        let own_host = if self.hosts.is_empty() {
-            None
-        } else {
-            host_of(head).and_then(|host| self.host(host))
-        };
+        let own_host = if self.hosts.is_empty() { None } else { host_of(head).and_then(|host| self.host(host)) };
         let hosts = own_host.into_iter().chain([&self.general]);
         if head.uri.path() == "*" && head.method == Method::OPTIONS {
-            return Routed::Options {
-                allow: allow(hosts.flat_map(|host| host.methods.iter().map(|(method, _)| method))),
-            };
+            return Routed::Options { allow: allow(hosts.flat_map(|host| host.methods.iter().map(|(method, _)| method))) };
         }
         let path = match path::decode(head.uri.path(), self.path_segments_max) {
             Ok(path) => path,
             Err(fault) => return Routed::BadPath(fault),
         };
         for host in hosts.clone() {
-            let table = host
-                .methods
-                .iter()
-                .find(|(method, _)| *method == head.method)
-                .map_or(&host.any, |(_, table)| table);
+            let table = host.methods.iter().find(|(method, _)| *method == head.method).map_or(&host.any, |(_, table)| table);
             if let Some((at, params)) = table.find(&path, &head.headers, &self.routes) {
-                return Routed::Found {
-                    route: &self.routes[at].1,
-                    params,
-                };
+                return Routed::Found { route: &self.routes[at].1, params };
             }
         }
         let mut known = hosts
@@ -211,13 +182,8 @@ impl Host {
                 }
             }
         }
-        let tables = methods
-            .into_iter()
-            .map(|method| Ok((method.clone(), Table::build(routes, Some(&method))?)));
-        Ok(Self {
-            methods: tables.collect::<Result<_, RouteError>>()?,
-            any: Table::build(routes, None)?,
-        })
+        let tables = methods.into_iter().map(|method| Ok((method.clone(), Table::build(routes, Some(&method))?)));
+        Ok(Self { methods: tables.collect::<Result<_, RouteError>>()?, any: Table::build(routes, None)? })
     }
 }
 
@@ -232,9 +198,7 @@ fn directness(methods: &[Method], method: Option<&Method>) -> Option<u8> {
 
 impl Table {
     fn build(routes: &[(usize, &Route)], method: Option<&Method>) -> Result<Self, RouteError> {
-        let relevant = routes
-            .iter()
-            .filter_map(|&(at, route)| Some((directness(&route.condition.methods, method)?, at, route)));
+        let relevant = routes.iter().filter_map(|&(at, route)| Some((directness(&route.condition.methods, method)?, at, route)));
         let mut candidates: Vec<(u8, usize, &Route)> = relevant.collect();
         candidates
             .sort_by_key(|&(direct, at, route)| (&route.pattern.specificity, Reverse(route.condition.headers.len()), direct, at));
@@ -245,12 +209,7 @@ impl Table {
             match placed.get(&(route.pattern.normal.as_str(), headers)) {
                 Some(&(earlier, first)) if earlier == direct => {
                     let method = method.map_or("*", Method::as_str).into();
-                    return Err(RouteError::Duplicate {
-                        method,
-                        path: route.condition.path.clone(),
-                        first,
-                        second: at,
-                    });
+                    return Err(RouteError::Duplicate { method, path: route.condition.path.clone(), first, second: at });
                 }
                 // A route that names the method more directly stands before it.
                 Some(_) => continue,
@@ -262,10 +221,7 @@ impl Table {
             let mut alone = matchit::Router::new();
             alone
                 .insert(route.pattern.normal.as_str(), ())
-                .map_err(|error| RouteError::Pattern {
-                    path: route.condition.path.clone(),
-                    cause: error.to_string(),
-                })?;
+                .map_err(|error| RouteError::Pattern { path: route.condition.path.clone(), cause: error.to_string() })?;
             table.others.push((at, alone));
         }
         Ok(table)
@@ -277,26 +233,12 @@ impl Table {
         let other = self
             .others
             .iter()
-            .take_while(|(at, _)| {
-                plain
-                    .as_ref()
-                    .is_none_or(|(plain, _)| specificity(*at) <= specificity(*plain))
-            })
-            .filter(|(at, _)| {
-                routes[*at]
-                    .0
-                    .condition
-                    .headers
-                    .iter()
-                    .all(|condition| holds(condition, headers))
-            })
+            .take_while(|(at, _)| plain.as_ref().is_none_or(|(plain, _)| specificity(*at) <= specificity(*plain)))
+            .filter(|(at, _)| routes[*at].0.condition.headers.iter().all(|condition| holds(condition, headers)))
             .find_map(|(at, alone)| Some((*at, alone.at(path).ok()?.params)));
         let (at, found) = other.or(plain)?;
         let values = found.iter().map(|(_, value)| value);
-        Some((
-            at,
-            Params::new(&routes[at].0.pattern.names, values, path.len(), ENCODED_SLASH),
-        ))
+        Some((at, Params::new(&routes[at].0.pattern.names, values, path.len(), ENCODED_SLASH)))
     }
 }
 

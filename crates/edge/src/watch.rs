@@ -52,11 +52,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            phase: Phase::Head(0),
-            since: now,
-            asked_to_finish: false,
-        }
+        Self { phase: Phase::Head(0), since: now, asked_to_finish: false }
     }
 
     pub(crate) fn look(&mut self, seen: Seen, limits: &Limits, now: Instant) -> Verdict {
@@ -87,15 +83,9 @@ impl Watch {
 fn phase(seen: Seen) -> Phase {
     match seen {
         Seen { lingering: true, .. } => Phase::Lingering,
-        Seen {
-            stalled: Some(stall), ..
-        } => Phase::Stalled(stall),
+        Seen { stalled: Some(stall), .. } => Phase::Stalled(stall),
         Seen { in_flight: true, .. } => Phase::Busy,
-        Seen {
-            partial_head: true,
-            requests,
-            ..
-        } => Phase::Head(requests),
+        Seen { partial_head: true, requests, .. } => Phase::Head(requests),
         Seen { requests, .. } => Phase::Idle(requests),
     }
 }
@@ -110,24 +100,9 @@ pub(crate) fn period(limits: &Limits) -> Duration {
 mod tests {
     use super::*;
 
-    const NEW: Seen = Seen {
-        requests: 0,
-        in_flight: false,
-        partial_head: true,
-        stalled: None,
-        lingering: false,
-    };
-    const IDLE: Seen = Seen {
-        requests: 1,
-        partial_head: false,
-        ..NEW
-    };
-    const BUSY: Seen = Seen {
-        requests: 1,
-        partial_head: false,
-        in_flight: true,
-        ..NEW
-    };
+    const NEW: Seen = Seen { requests: 0, in_flight: false, partial_head: true, stalled: None, lingering: false };
+    const IDLE: Seen = Seen { requests: 1, partial_head: false, ..NEW };
+    const BUSY: Seen = Seen { requests: 1, partial_head: false, in_flight: true, ..NEW };
 
     /// Looks at the given seconds; all but the last look must keep the connection.
     fn check(looks: &[(u64, Seen)], last: Verdict) {
@@ -136,11 +111,7 @@ mod tests {
         let mut watch = Watch::new(start);
         let (end, before) = looks.split_last().expect("a look");
         for (second, seen) in before {
-            assert_eq!(
-                watch.look(*seen, &limits, start + Duration::from_secs(*second)),
-                Verdict::Keep,
-                "at {second} s"
-            );
+            assert_eq!(watch.look(*seen, &limits, start + Duration::from_secs(*second)), Verdict::Keep, "at {second} s");
         }
         assert_eq!(watch.look(end.1, &limits, start + Duration::from_secs(end.0)), last);
     }
@@ -153,62 +124,14 @@ mod tests {
         check(&[(10, NEW)], head);
         check(&[(5, IDLE), (79, IDLE)], Verdict::Keep);
         check(&[(5, IDLE), (80, IDLE)], idle);
-        check(
-            &[
-                (5, IDLE),
-                (70, Seen { requests: 2, ..IDLE }),
-                (80, Seen { requests: 2, ..IDLE }),
-            ],
-            Verdict::Keep,
-        );
-        check(
-            &[(1, IDLE), (2, Seen { requests: 1, ..NEW }), (12, Seen { requests: 1, ..NEW })],
-            head,
-        );
+        check(&[(5, IDLE), (70, Seen { requests: 2, ..IDLE }), (80, Seen { requests: 2, ..IDLE })], Verdict::Keep);
+        check(&[(1, IDLE), (2, Seen { requests: 1, ..NEW }), (12, Seen { requests: 1, ..NEW })], head);
         check(&[(1, BUSY), (100_000, BUSY)], Verdict::Keep);
-        check(
-            &[
-                (1, BUSY),
-                (
-                    2,
-                    Seen {
-                        stalled: Some(0),
-                        ..BUSY
-                    },
-                ),
-                (
-                    76,
-                    Seen {
-                        stalled: Some(0),
-                        ..BUSY
-                    },
-                ),
-            ],
-            Verdict::Keep,
-        );
-        let stall = Seen {
-            stalled: Some(4),
-            ..BUSY
-        };
+        check(&[(1, BUSY), (2, Seen { stalled: Some(0), ..BUSY }), (76, Seen { stalled: Some(0), ..BUSY })], Verdict::Keep);
+        let stall = Seen { stalled: Some(4), ..BUSY };
         check(&[(2, stall), (77, stall)], Verdict::Abort(Some(hit::WRITE_TIMEOUT)));
-        check(
-            &[
-                (
-                    2,
-                    Seen {
-                        stalled: Some(3),
-                        ..BUSY
-                    },
-                ),
-                (70, stall),
-                (80, stall),
-            ],
-            Verdict::Keep,
-        );
-        check(
-            &[(1, Seen { lingering: true, ..IDLE }), (2, Seen { lingering: true, ..IDLE })],
-            Verdict::Abort(None),
-        );
+        check(&[(2, Seen { stalled: Some(3), ..BUSY }), (70, stall), (80, stall)], Verdict::Keep);
+        check(&[(1, Seen { lingering: true, ..IDLE }), (2, Seen { lingering: true, ..IDLE })], Verdict::Abort(None));
     }
 
     #[test]

@@ -40,17 +40,7 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(socket: TcpStream, pulse: Arc<Pulse>) -> Self {
         let prefix = [0; PREFACE.len()];
-        Self {
-            socket,
-            pulse,
-            prefix,
-            held: 0,
-            given: 0,
-            protocol: Protocol::Http1,
-            ended: false,
-            shut: false,
-            lingered: 0,
-        }
+        Self { socket, pulse, prefix, held: 0, given: 0, protocol: Protocol::Http1, ended: false, shut: false, lingered: 0 }
     }
 
     /// Reads until the first bytes can only be one protocol; keeps them for the protocol's own reader.

@@ -77,22 +77,11 @@ struct Fixture {
 
 fn start(limits: Limits) -> Fixture {
     let address = "127.0.0.1:0".parse().expect("address");
-    let listener = Listener::bind(ListenerOptions {
-        name: "test".into(),
-        address,
-        limits,
-    })
-    .expect("bind");
+    let listener = Listener::bind(ListenerOptions { name: "test".into(), address, limits }).expect("bind");
     let (handle, drain) = Drain::new();
     let (echo, counts, address) = (Echo::default(), Arc::new(Counts::default()), listener.local_addr());
     let served = tokio::spawn(listener.serve(echo.clone(), counts.clone(), drain));
-    Fixture {
-        address,
-        echo,
-        counts,
-        handle,
-        served,
-    }
+    Fixture { address, echo, counts, handle, served }
 }
 
 impl Fixture {
@@ -116,20 +105,13 @@ impl Fixture {
 }
 
 fn short() -> Limits {
-    Limits {
-        header_timeout: Duration::from_millis(200),
-        idle_timeout: Duration::from_millis(600),
-        ..Limits::default()
-    }
+    Limits { header_timeout: Duration::from_millis(200), idle_timeout: Duration::from_millis(600), ..Limits::default() }
 }
 
 /// Everything until the peer closes.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut bytes))
-        .await
-        .expect("the peer closes")
-        .expect("a clean close");
+    timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the peer closes").expect("a clean close");
     String::from_utf8(bytes).expect("text")
 }
 
@@ -137,10 +119,7 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
         let mut buffer = [0; 1024];
-        let read = timeout(PATIENCE, stream.read(&mut buffer))
-            .await
-            .expect("bytes")
-            .expect("read");
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("bytes").expect("read");
         assert!(read > 0, "closed after {text:?}");
         text.push_str(std::str::from_utf8(&buffer[..read]).expect("text"));
     }
@@ -168,9 +147,7 @@ async fn answers_pipelined_requests_in_order() {
     let requests: String = (0..20).map(|n| format!("GET /{n} HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
     stream.write_all(requests.as_bytes()).await.expect("write");
     let answers = read_until(&mut stream, "GET /19 0").await;
-    let places: Vec<_> = (0..20)
-        .map(|n| answers.find(&format!("GET /{n} 0")).expect("answered"))
-        .collect();
+    let places: Vec<_> = (0..20).map(|n| answers.find(&format!("GET /{n} 0")).expect("answered")).collect();
     assert!(places.is_sorted(), "{answers}");
 }
 
@@ -192,31 +169,10 @@ async fn refuses_heads_over_the_limits() {
     let head = |rest: String| format!("GET / HTTP/1.1\r\nhost: x\r\n{rest}");
     let many = (0..101).map(|n| format!("a{n}: b\r\n")).collect();
     let limit = Some(hit::HEADER_BYTES);
-    check_refused(
-        Limits::default(),
-        head(format!("big: {}\r\n\r\n", "x".repeat(17 * 1024))),
-        "HTTP/1.1 431 ",
-        limit,
-    )
-    .await;
-    check_refused(
-        Limits::default(),
-        head(format!("big: {}", "x".repeat(700 * 1024))),
-        "HTTP/1.1 431 ",
-        limit,
-    )
-    .await;
-    check_refused(
-        Limits::default(),
-        head(format!("{many}\r\n", many = String::clone(&many))),
-        "HTTP/1.1 431 ",
-        limit,
-    )
-    .await;
-    let few = Limits {
-        headers: 3,
-        ..Limits::default()
-    };
+    check_refused(Limits::default(), head(format!("big: {}\r\n\r\n", "x".repeat(17 * 1024))), "HTTP/1.1 431 ", limit).await;
+    check_refused(Limits::default(), head(format!("big: {}", "x".repeat(700 * 1024))), "HTTP/1.1 431 ", limit).await;
+    check_refused(Limits::default(), head(format!("{many}\r\n", many = String::clone(&many))), "HTTP/1.1 431 ", limit).await;
+    let few = Limits { headers: 3, ..Limits::default() };
     check_refused(few, head("a: b\r\nc: d\r\ne: f\r\n\r\n".into()), "HTTP/1.1 431 ", limit).await;
     check_refused(Limits::default(), "nonsense\r\n\r\n".into(), "HTTP/1.1 400 ", None).await;
 }
@@ -252,10 +208,7 @@ async fn closes_slow_heads_and_idle_connections_each_in_its_time() {
 
 #[tokio::test]
 async fn a_request_in_progress_is_neither_slow_nor_idle() {
-    let fixture = start(Limits {
-        idle_timeout: Duration::from_millis(100),
-        ..short()
-    });
+    let fixture = start(Limits { idle_timeout: Duration::from_millis(100), ..short() });
     let mut busy = fixture.connect().await;
     busy.write_all(b"GET /hold HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
     fixture.echo.running.notified().await;
@@ -271,20 +224,14 @@ async fn a_request_in_progress_is_neither_slow_nor_idle() {
 async fn cuts_off_a_peer_that_does_not_read() {
     let fixture = start(short());
     let mut stream = fixture.connect().await;
-    stream
-        .write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("write");
+    stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
     fixture.until(|counts| counts.closed.load(SeqCst) == 1).await;
     assert_eq!(fixture.hits(), [hit::WRITE_TIMEOUT]);
 }
 
 #[tokio::test]
 async fn closes_connections_over_the_limit_and_takes_new_ones_later() {
-    let fixture = start(Limits {
-        connections: 2,
-        ..Limits::default()
-    });
+    let fixture = start(Limits { connections: 2, ..Limits::default() });
     let first = fixture.connect().await;
     let _second = fixture.connect().await;
     fixture.until(|counts| counts.opened.load(SeqCst) == 2).await;
@@ -314,10 +261,7 @@ async fn a_drain_finishes_what_runs_and_closes_what_is_idle() {
     assert!(answer.ends_with("GET /hold 0"), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     drop((busy, idle, fresh));
-    let aborted = timeout(PATIENCE, fixture.served)
-        .await
-        .expect("serve returns")
-        .expect("serve");
+    let aborted = timeout(PATIENCE, fixture.served).await.expect("serve returns").expect("serve");
     assert_eq!(aborted, 0);
     assert_eq!(fixture.counts.closed.load(SeqCst), 3);
 }
@@ -330,10 +274,7 @@ async fn a_drain_aborts_at_its_deadline() {
     fixture.echo.running.notified().await;
     fixture.handle.begin(PATIENCE * 100);
     fixture.handle.begin(Duration::from_millis(50));
-    let aborted = timeout(PATIENCE, fixture.served)
-        .await
-        .expect("serve returns")
-        .expect("serve");
+    let aborted = timeout(PATIENCE, fixture.served).await.expect("serve returns").expect("serve");
     assert_eq!(aborted, 1);
     assert_eq!(read_all(&mut busy).await, "");
 }
@@ -342,9 +283,8 @@ async fn a_drain_aborts_at_its_deadline() {
 async fn http2_by_prior_knowledge() {
     let fixture = start(Limits { headers: 10, ..short() });
     let io = TokioIo::new(fixture.connect().await);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io)
-        .await
-        .expect("handshake");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.expect("handshake");
     let connection = tokio::spawn(connection);
     let request = |path: &str, headers: &[(&str, String)]| {
         let mut request = Request::get(format!("http://{}{path}", fixture.address));
@@ -368,39 +308,22 @@ async fn http2_by_prior_knowledge() {
     fixture.echo.release.notify_one();
     let answer = held.await.expect("the drain lets it finish");
     assert_eq!(answer.into_body().collect().await.expect("body").to_bytes(), "GET /hold 0");
-    let aborted = timeout(PATIENCE, fixture.served)
-        .await
-        .expect("serve returns")
-        .expect("serve");
+    let aborted = timeout(PATIENCE, fixture.served).await.expect("serve returns").expect("serve");
     assert_eq!(aborted, 0);
-    timeout(PATIENCE, connection)
-        .await
-        .expect("the connection ends")
-        .expect("task")
-        .expect("a clean end");
+    timeout(PATIENCE, connection).await.expect("the connection ends").expect("task").expect("a clean end");
 }
 
 #[tokio::test]
 async fn an_idle_http2_connection_is_closed_and_a_large_body_is_whole() {
     let fixture = start(short());
     let io = TokioIo::new(fixture.connect().await);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io)
-        .await
-        .expect("handshake");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.expect("handshake");
     let connection = tokio::spawn(connection);
-    let request = Request::get(format!("http://{}/big", fixture.address))
-        .body(Empty::new())
-        .expect("request");
+    let request = Request::get(format!("http://{}/big", fixture.address)).body(Empty::new()).expect("request");
     let answer = sender.send_request(request).await.expect("answer");
-    assert_eq!(
-        answer.into_body().collect().await.expect("body").to_bytes().len(),
-        64 * 1024 * 1024
-    );
-    timeout(PATIENCE, connection)
-        .await
-        .expect("the connection is closed")
-        .expect("task")
-        .expect("a clean end");
+    assert_eq!(answer.into_body().collect().await.expect("body").to_bytes().len(), 64 * 1024 * 1024);
+    timeout(PATIENCE, connection).await.expect("the connection is closed").expect("task").expect("a clean end");
     fixture.until(|counts| counts.closed.load(SeqCst) == 1).await;
     assert_eq!(fixture.hits(), [hit::IDLE_TIMEOUT]);
 }
@@ -408,15 +331,8 @@ async fn an_idle_http2_connection_is_closed_and_a_large_body_is_whole() {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let fixture = start(Limits::default());
-    let options = ListenerOptions {
-        name: "public".into(),
-        address: fixture.address,
-        limits: Limits::default(),
-    };
+    let options = ListenerOptions { name: "public".into(), address: fixture.address, limits: Limits::default() };
     let error = Listener::bind(options).expect_err("in use").to_string();
-    assert!(
-        error.contains(&format!("listener `public` cannot listen on {}", fixture.address)),
-        "{error}"
-    );
+    assert!(error.contains(&format!("listener `public` cannot listen on {}", fixture.address)), "{error}");
     assert!(error.contains("in use by another process"), "{error}");
 }

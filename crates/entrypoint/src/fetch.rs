@@ -11,7 +11,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, Hea
 use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use template::Template;
+use template::{Scope, Template};
 
 use crate::conditional::{self, Held};
 use crate::prefer::Preferences;
@@ -20,12 +20,12 @@ use crate::scope::{RequestScope, WithMessage};
 use crate::{CURSOR_HEADER, OMITTED_HEADER, Outcome, Reply, headers};
 
 pub struct FetchFaceOptions {
-    /// Record headers that become response headers under the same name, besides `content-type`.
-    pub copy_headers: Vec<HeaderName>,
+    /// Record headers, whose names are case-sensitive, that become response headers, besides `content-type`.
+    pub copy_headers: Vec<(String, HeaderName)>,
     /// Response headers made from the request and the record.
     pub headers: Vec<(HeaderName, Template)>,
-    /// Where a record says none.
-    pub content_type: HeaderValue,
+    /// Where a record says none, and of a collection; by default that of any bytes, and that of JSON.
+    pub content_type: Option<HeaderValue>,
     /// Most seconds that `Prefer: wait` is given (`limits.wait_max`).
     pub wait_max: Duration,
     /// Called for each collection that left records out.
@@ -41,6 +41,9 @@ pub struct FetchFace {
 /// A collection up to this size is made before the response begins, and so has a length and says what it left out in a
 /// header; a larger one is streamed in pieces of this size and says so in a trailer.
 const PIECE_BYTES: usize = 256 * 1024;
+
+const ANY_BYTES: &str = "application/octet-stream";
+const JSON: &str = "application/json";
 
 impl FetchFace {
     pub fn new(fetch: Fetch, options: FetchFaceOptions) -> Self {
@@ -78,7 +81,7 @@ impl FetchFace {
                 (response, Outcome::NotModified)
             }
             Found::Collection(version, merged) => {
-                let mut response = self.collection(merged)?;
+                let mut response = self.collection(&scope, merged)?;
                 validators(response.headers_mut(), &version.etag(), version.timestamp_ms);
                 (response, Outcome::Hit)
             }
@@ -93,26 +96,35 @@ impl FetchFace {
         let record = &latest.record;
         let mut response = Response::new(record.value_bytes().map_or(Reply::Empty, Reply::Full));
         let out = response.headers_mut();
-        out.insert(CONTENT_TYPE, self.options.content_type.clone());
-        for name in std::iter::once(&CONTENT_TYPE).chain(&self.options.copy_headers) {
-            if let Some(value) = headers::to_response(name, record.header(name.as_str())) {
+        out.insert(CONTENT_TYPE, self.content_type_or(ANY_BYTES));
+        let copied = self.options.copy_headers.iter().map(|(of_record, name)| (of_record.as_str(), name));
+        for (of_record, name) in std::iter::once((CONTENT_TYPE.as_str(), &CONTENT_TYPE)).chain(copied) {
+            if let Some(value) = headers::to_response(name, record.header(of_record)) {
                 out.insert(name, value);
             }
         }
         if !self.options.headers.is_empty() {
-            let scope = WithMessage { request: scope, topic: self.fetch.topic().name(), latest };
-            for (name, template) in &self.options.headers {
-                let text = template.render(&scope).map_err(|e| Problem::from(&e))?;
-                if let Some(value) = headers::to_response(name, Some(text.as_bytes())) {
-                    out.insert(name, value);
-                }
-            }
+            self.add_headers(&WithMessage { request: scope, topic: self.fetch.topic().name(), latest }, out)?;
         }
         validators(out, &latest.etag(), record.timestamp_ms());
         Ok(response)
     }
 
-    fn collection(&self, mut merged: Merged) -> Result<Response<Reply>, Problem> {
+    fn content_type_or(&self, default: &'static str) -> HeaderValue {
+        self.options.content_type.clone().unwrap_or(HeaderValue::from_static(default))
+    }
+
+    fn add_headers(&self, scope: &dyn Scope, out: &mut HeaderMap) -> Result<(), Problem> {
+        for (name, template) in &self.options.headers {
+            let text = template.render(scope).map_err(|e| Problem::from(&e))?;
+            if let Some(value) = headers::to_response(name, Some(text.as_bytes())) {
+                out.insert(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn collection(&self, scope: &RequestScope<'_>, mut merged: Merged) -> Result<Response<Reply>, Problem> {
         let mut piece = BytesMut::new();
         let more = merged.fill(&mut piece, PIECE_BYTES).map_err(|e| Problem::internal(e.to_string()))?;
         let options = Arc::clone(&self.options);
@@ -130,7 +142,8 @@ impl FetchFace {
             }
             response
         };
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CONTENT_TYPE, self.content_type_or(JSON));
+        self.add_headers(scope, response.headers_mut())?;
         Ok(response)
     }
 }

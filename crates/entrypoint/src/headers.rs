@@ -6,7 +6,12 @@ use http::header::{self, HeaderName, HeaderValue};
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         *name,
-        header::CONNECTION | header::PROXY_AUTHENTICATE | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE
+        header::CONNECTION
+            | header::PROXY_AUTHENTICATE
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 

@@ -40,15 +40,30 @@ impl Problem {
     }
 
     pub fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "no-route", "No route has this path", "no route of this gateway matches the path of the request")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-route",
+            "No route has this path",
+            "no route of this gateway matches the path of the request",
+        )
     }
 
     pub fn method_not_allowed(allow: &str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here", format!("allowed: {allow}"))
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "The method is not allowed here",
+            format!("allowed: {allow}"),
+        )
     }
 
     pub fn nothing_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "There is nothing here", "no record has this key, or its newest one is a tombstone")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "There is nothing here",
+            "no record has this key, or its newest one is a tombstone",
+        )
     }
 
     pub fn body_too_large(limit_bytes: u64) -> Self {
@@ -70,11 +85,6 @@ impl Problem {
         let detail = "the cluster did not acknowledge the record in time (limits.request_timeout)";
         let problem = Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time", detail);
         Self { written: Some(Written::Maybe), ..problem }
-    }
-
-    pub fn fetch_too_slow() -> Self {
-        let detail = "the fetch did not end in time (limits.request_timeout)";
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time", detail)
     }
 
     pub fn too_many_requests(limit: usize) -> Self {
@@ -165,7 +175,14 @@ impl From<&ProduceError> for Problem {
             ProduceError::DiskFull => (S::SERVICE_UNAVAILABLE, "disk-full", "The disk of the embedded log is full"),
         };
         let retry_after = matches!(status, S::TOO_MANY_REQUESTS | S::SERVICE_UNAVAILABLE).then_some(RETRY_SOON);
-        Self { status, name, title, detail: e.to_string(), written: Some(e.written()), retry_after }
+        let detail = match e {
+            // Brokers, addresses and paths are for `/readyz` and the log.
+            ProduceError::Unavailable { .. } => "the cluster of this topic cannot take records now".into(),
+            ProduceError::TimedOut { .. } => "the cluster did not acknowledge the record in time".into(),
+            ProduceError::NotAuthorized { .. } => "the cluster does not let the gateway write to the topic".into(),
+            _ => e.to_string(),
+        };
+        Self { status, name, title, detail, written: Some(e.written()), retry_after }
     }
 }
 
@@ -178,7 +195,11 @@ impl From<&FetchError> for Problem {
                 let detail = "the newest record of this key is damaged on disk and is not served";
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", "The record cannot be read", detail);
             }
-            FetchError::Unavailable(_) => ("cluster-unavailable", "The cluster is not available"),
+            FetchError::Unavailable(_) => {
+                let detail = "the topic is not cached and its cluster cannot be asked now";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "cluster-unavailable", "The cluster is not available", detail)
+                    .retry();
+            }
             FetchError::Filling { .. } => ("cache-filling", "The cache is not filled yet"),
             FetchError::Behind { .. } => ("cache-behind", "The cache is behind"),
         };

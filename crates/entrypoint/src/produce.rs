@@ -130,11 +130,9 @@ fn respond(acknowledged: &Acknowledged, returns: Option<Return>) -> Response<Rep
     let cursor = acknowledged.cursor.as_ref().map(exchange::Cursor::encode);
     // The entity tag of a representation of the record, which this body is not; so only without one (RFC 9110, 8.8.3).
     let etag = acknowledged.etag.as_deref();
-    for (name, value) in [
-        (HeaderName::from_static("preference-applied"), applied),
-        (ETAG, etag),
-        (CURSOR_HEADER, cursor.as_deref()),
-    ] {
+    for (name, value) in
+        [(HeaderName::from_static("preference-applied"), applied), (ETAG, etag), (CURSOR_HEADER, cursor.as_deref())]
+    {
         if let Some(value) = value.and_then(|v| HeaderValue::from_str(v).ok()) {
             response.headers_mut().insert(name, value);
         }

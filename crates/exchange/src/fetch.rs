@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use message_cache::{LogError, Record, TopicCache};
 use template::{RenderError, Scope, Template};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cursor::Cursor;
@@ -25,6 +26,8 @@ pub struct FetchOptions {
     pub select: Select,
     /// How long a fetch waits for the cache to have what it must show.
     pub patience: Duration,
+    /// True when the process stops: whoever waits for a change is answered with what there is.
+    pub stopping: watch::Receiver<bool>,
 }
 
 pub struct Fetch {
@@ -91,7 +94,9 @@ impl Fetch {
 
     pub async fn run(&self, scope: &(dyn Scope + Sync), ask: Ask<'_>) -> Result<Found, FetchError> {
         let keys = match &self.options.select {
-            Select::Keys(templates) => templates.iter().map(|t| Ok(t.render(scope)?.into_owned())).collect::<Result<_, RenderError>>()?,
+            Select::Keys(templates) => {
+                templates.iter().map(|t| Ok(t.render(scope)?.into_owned())).collect::<Result<_, RenderError>>()?
+            }
             Select::MergeJson => Vec::new(),
         };
         let cache = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
@@ -103,29 +108,24 @@ impl Fetch {
     }
 
     /// Looks again at every change of the topic until the client does not have what there is, or time is up.
-    async fn wait(
-        &self,
-        cache: &Arc<TopicCache>,
-        keys: &[String],
-        has: &Has<'_>,
-        wait: Duration,
-    ) -> Result<Found, FetchError> {
+    async fn wait(&self, cache: &Arc<TopicCache>, keys: &[String], has: &Has<'_>, wait: Duration) -> Result<Found, FetchError> {
         let deadline = Instant::now() + wait;
         let mut changes = cache.changes();
+        let mut stopping = self.options.stopping.clone();
         loop {
             let found = self.look(cache, keys, has)?;
-            if !is_old_news(&found, has) || !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+            if !is_old_news(&found, has) {
                 return Ok(found);
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Ok(found) },
+                () = tokio::time::sleep_until(deadline) => return Ok(found),
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(found),
             }
         }
     }
 
-    fn look(
-        &self,
-        cache: &Arc<TopicCache>,
-        keys: &[String],
-        has: &Has<'_>,
-    ) -> Result<Found, FetchError> {
+    fn look(&self, cache: &Arc<TopicCache>, keys: &[String], has: &Has<'_>) -> Result<Found, FetchError> {
         if let Select::MergeJson = self.options.select {
             let version = Version::of(cache, "json");
             let etag = version.etag();

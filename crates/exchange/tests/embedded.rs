@@ -36,6 +36,7 @@ fn template(text: &str) -> Template {
 struct House {
     produce: Produce,
     fetch: Fetch,
+    stop: tokio::sync::watch::Sender<bool>,
     _dir: tempfile::TempDir,
 }
 
@@ -55,8 +56,9 @@ async fn house() -> House {
         headers: vec![("made-by".into(), template("test of ${params.id}"))],
     };
     let select = Select::Keys(vec![template("${params.id}")]);
-    let fetch = Fetch::new(FetchOptions { topic, select, patience: Duration::from_secs(1) });
-    House { produce: Produce::new(options, Arc::new(topics)), fetch, _dir: dir }
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let fetch = Fetch::new(FetchOptions { topic, select, patience: Duration::from_secs(1), stopping });
+    House { produce: Produce::new(options, Arc::new(topics)), fetch, stop, _dir: dir }
 }
 
 fn ask<'a>(has: &'a exchange::Has<'a>, wait: Option<Duration>) -> Ask<'a> {
@@ -101,6 +103,10 @@ async fn a_wait_ends_when_the_key_changes_and_not_when_another_does() {
     assert!(matches!(found, Ok(Found::Record(l)) if l.record.value() == Some(b"y")));
     let wait = Some(Duration::from_millis(20));
     let ended = house.fetch.run(&Params(&[("id", "3")]), ask(&nothing_held, wait)).await;
+    assert!(matches!(ended, Ok(Found::Nothing)));
+    // A process that stops answers whoever waits.
+    let waiting = house.fetch.run(&Params(&[("id", "3")]), ask(&nothing_held, Some(Duration::from_secs(3600))));
+    let (ended, ()) = tokio::join!(waiting, async { house.stop.send(true).unwrap() });
     assert!(matches!(ended, Ok(Found::Nothing)));
 }
 

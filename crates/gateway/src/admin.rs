@@ -43,41 +43,29 @@ impl AdminState {
     fn answer(&self, path: &str) -> Response<Body> {
         match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready(),
+            "/readyz" => self.status(|ready| if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }),
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.metrics.encode());
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(telemetry::CONTENT_TYPE));
                 response
             }
-            "/" => self.look(|looks, obstacles| {
-                let status = readiness::status(looks, self.version, obstacles);
-                json(StatusCode::OK, format!("{status:#}\n"))
-            }),
+            "/" => self.status(|_| StatusCode::OK),
             _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /metrics and /\n"),
         }
     }
 
-    fn ready(&self) -> Response<Body> {
-        self.look(|_, obstacles| {
-            let status = if obstacles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            json(status, format!("{:#}\n", serde_json::json!({ "ready": obstacles.is_empty(), "obstacles": obstacles })))
-        })
-    }
-
-    fn look<T>(&self, f: impl FnOnce(&[Look<'_>], &[String]) -> T) -> T {
-        let seen: Vec<_> =
-            self.clusters.iter().map(|(name, c)| (name, matches!(c, Cluster::Embedded(_)), c.status())).collect();
+    /// The state of every cluster, broker, topic and partition, and what keeps the gateway from being ready.
+    fn status(&self, code: impl FnOnce(bool) -> StatusCode) -> Response<Body> {
+        let seen: Vec<_> = self.clusters.iter().map(|(name, c)| (name, matches!(c, Cluster::Embedded(_)), c.status())).collect();
         let looks: Vec<_> = seen.iter().map(|(name, embedded, status)| Look { name, embedded: *embedded, status }).collect();
-        f(&looks, &readiness::obstacles(&looks, self.draining.load(Ordering::Acquire)))
+        let obstacles = readiness::obstacles(&looks, self.draining.load(Ordering::Acquire));
+        let status = readiness::status(&looks, self.version, &obstacles);
+        with_type(code(obstacles.is_empty()), format!("{status:#}\n").into(), "application/json")
     }
 }
 
 fn text(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     with_type(status, body.into(), "text/plain; charset=utf-8")
-}
-
-fn json(status: StatusCode, body: String) -> Response<Body> {
-    with_type(status, body.into(), "application/json")
 }
 
 fn with_type(status: StatusCode, body: Body, content_type: &'static str) -> Response<Body> {

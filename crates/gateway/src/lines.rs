@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_written() {
-        for (key, value) in [(Some(&b"k"[..]), Some(&b"{\"a\":1}"[..])), (None, None), (Some(b"\xff"), Some(b"")), (Some(b""), Some(b"\0\xfe"))] {
+        for (key, value) in
+            [(Some(&b"k"[..]), Some(&b"{\"a\":1}"[..])), (None, None), (Some(b"\xff"), Some(b"")), (Some(b""), Some(b"\0\xfe"))]
+        {
             let headers = [("a", Some(&b"1"[..])), ("a", None), ("b", Some(b"\xff"))];
             let line = RecordLine::new(2, 7, 1000, key, value, headers.into_iter());
             let text = serde_json::to_vec(&line).unwrap();

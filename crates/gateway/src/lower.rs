@@ -7,12 +7,10 @@ use edge::{Limits, RouteMatch, Router};
 use entrypoint::{FetchFace, FetchFaceOptions, ProduceFace, ProduceFaceOptions};
 use exchange::{Fetch, FetchOptions, Produce, ProduceOptions, Select, Topic, Topics};
 use http::{HeaderName, HeaderValue, Method};
+use tokio::sync::watch;
 
 use crate::clusters::{Clusters, fetch_start};
 use crate::pipeline::{Capability, Parts, Pipeline, Route, Shared};
-
-/// The content type of a record that says none.
-const UNKNOWN_CONTENT: &str = "application/octet-stream";
 
 /// A plan that passed its checks and yet cannot be carried out: a fault of ours.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +49,7 @@ pub struct Lowering<'a> {
     pub clusters: &'a Clusters,
     pub topics: Arc<Topics>,
     pub shared: Arc<Shared>,
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl Lowering<'_> {
@@ -116,19 +115,26 @@ impl Lowering<'_> {
                 SelectPlan::MergeJson => Select::MergeJson,
             },
             patience: plan.cache.read_your_writes_timeout,
+            stopping: self.stopping.clone(),
         };
         let metrics = self.shared.metrics.fetch.topic(&f.topic);
         let (omitted_count, topic_name) = (metrics.merge_omitted.clone(), f.topic);
-        let content_type = f.content_type.as_deref().unwrap_or(UNKNOWN_CONTENT);
+        let content_type =
+            f.content_type.map(|text| HeaderValue::from_str(&text).map_err(|e| format!("content_type {text:?}: {e}")));
         let headers = f.headers.into_iter().map(|(name, template)| Ok::<_, String>((header_name(&name)?, template)));
         let face = FetchFaceOptions {
-            copy_headers: f.copy_headers.iter().map(|n| header_name(n)).collect::<Result<_, _>>()?,
+            copy_headers: f.copy_headers.into_iter().map(|n| header_name(&n).map(|name| (n, name))).collect::<Result<_, _>>()?,
             headers: headers.collect::<Result<_, _>>()?,
-            content_type: HeaderValue::from_str(content_type).map_err(|e| format!("content_type {content_type:?}: {e}"))?,
+            content_type: content_type.transpose()?,
             wait_max: f.wait_max.unwrap_or(plan.limits.wait_max),
             omitted: Box::new(move |omitted| {
                 omitted_count.inc_by(omitted.total());
-                tracing::warn!(topic = topic_name, not_json = omitted.not_json, unreadable = omitted.unreadable, "left out of a collection");
+                tracing::warn!(
+                    topic = topic_name,
+                    not_json = omitted.not_json,
+                    unreadable = omitted.unreadable,
+                    "left out of a collection"
+                );
             }),
         };
         Ok(Capability::Fetch(FetchFace::new(Fetch::new(options), face), metrics))

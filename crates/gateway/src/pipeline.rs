@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edge::{Body, Peer, Routed, Router};
+use edge::{Body, PathFault, Peer, Routed, Router};
 use entrypoint::{FetchFace, Outcome, Problem, ProduceFace, Reply};
 use http::header::{ALLOW, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -75,7 +75,14 @@ impl Parts {
             Routed::NotFound => return Problem::no_route().response(),
             Routed::MethodNotAllowed { allow } => return with_allow(Problem::method_not_allowed(&allow).response(), &allow),
             Routed::Options { allow } => return with_allow(no_content(), &allow),
-            Routed::BadPath(fault) => return Problem::bad_path(fault.status(), fault.to_string()).response(),
+            Routed::BadPath(fault) => {
+                self.count_limit(match fault {
+                    PathFault::TooLong => "uri_bytes",
+                    PathFault::TooManySegments => "path_segments",
+                    _ => "",
+                });
+                return Problem::bad_path(fault.status(), fault.to_string()).response();
+            }
         };
         passage.took(route);
         let params: Vec<(&str, &str)> = params.iter().collect();
@@ -83,6 +90,12 @@ impl Parts {
             Capability::Produce(face, metrics) => {
                 let (response, outcome) = face.answer(Request::from_parts(head, body), &params).await;
                 count_produce(metrics, outcome);
+                self.count_limit(match outcome {
+                    Outcome::Failed("body-too-large") => "body_bytes",
+                    Outcome::Failed("body-too-slow" | "timed-out") => "request_timeout",
+                    Outcome::Failed("queue-full") => "queue.buffering.max",
+                    _ => "",
+                });
                 response
             }
             Capability::Fetch(face, metrics) => {
@@ -90,6 +103,14 @@ impl Parts {
                 count_fetch(metrics, outcome);
                 response
             }
+        }
+    }
+}
+
+impl Parts {
+    fn count_limit(&self, name: &str) {
+        if !name.is_empty() {
+            self.shared.metrics.edge.limit_hit(name);
         }
     }
 }

@@ -50,8 +50,7 @@ pub fn status(looks: &[Look<'_>], version: &str, obstacles: &[String]) -> Value 
 
 fn cluster(look: &Look<'_>) -> Value {
     let status = look.status;
-    let brokers: Vec<_> =
-        status.brokers.iter().map(|b| json!({ "id": b.id, "address": b.address, "state": b.state })).collect();
+    let brokers: Vec<_> = status.brokers.iter().map(|b| json!({ "id": b.id, "address": b.address, "state": b.state })).collect();
     let topics: serde_json::Map<_, _> = status.topics.iter().map(|t| (t.name.clone(), topic(t))).collect();
     json!({
         "kind": if look.embedded { "embedded" } else { "kafka" },

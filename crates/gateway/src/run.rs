@@ -10,6 +10,7 @@ use config::{CapabilityPlan, Plan, RoutePlan, SelectPlan};
 use edge::{BindError, Drain, DrainHandle, Listener, ListenerOptions};
 use exchange::Topics;
 use telemetry::Metrics;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, AdminState};
@@ -40,6 +41,8 @@ pub struct Running {
     drain: DrainHandle,
     admin_drain: DrainHandle,
     control: tokio::task::JoinHandle<()>,
+    /// Ends the waiting of requests that hold on for a change.
+    stopping: watch::Sender<bool>,
     drain_timeout: Duration,
     /// By name, `admin` last.
     pub addresses: Vec<(String, SocketAddr)>,
@@ -86,7 +89,8 @@ impl Running {
         let control = control::listen(&plan.cache.directory, Control { clusters: Arc::clone(&clusters) });
         let control = control.map_err(StartError::Control)?;
         let drain_timeout = plan.limits.drain_timeout;
-        let pipelines = Lowering { clusters: &clusters, topics, shared }.pipelines(plan)?;
+        let (stopping, _) = watch::channel(false);
+        let pipelines = Lowering { clusters: &clusters, topics, shared, stopping: stopping.subscribe() }.pipelines(plan)?;
 
         let observer: Arc<dyn edge::Observer> = Arc::new(EdgeObserver(Arc::clone(&metrics)));
         let admin_state =
@@ -101,6 +105,7 @@ impl Running {
             drain,
             admin_drain,
             control,
+            stopping,
             drain_timeout,
             addresses: Vec::new(),
         };
@@ -121,6 +126,7 @@ impl Running {
         self.admin.draining.store(true, Ordering::Release);
         tracing::info!(timeout_s = self.drain_timeout.as_secs(), "draining");
         self.drain.begin(self.drain_timeout);
+        self.stopping.send_replace(true);
         let listeners = std::mem::take(&mut self.listeners).join_all();
         tokio::pin!(listeners);
         let aborted: Vec<usize> = tokio::select! {
@@ -161,8 +167,9 @@ pub fn introduce(addresses: &[(String, SocketAddr)], routes: &[RouteLine], out: 
         writeln!(out, "listening {name} http://{address}")?;
     }
     writeln!(out)?;
+    let width = routes.iter().map(|r| r.name.len()).max().unwrap_or(0);
     for route in routes {
-        writeln!(out, "  {:<28} {}", route.name, route.what)?;
+        writeln!(out, "  {:<width$}  {}", route.name, route.what)?;
     }
     let Some((_, public)) = addresses.first() else { return Ok(()) };
     writeln!(out, "\ntry:")?;

@@ -13,9 +13,7 @@ pub enum Cluster {
 impl Cluster {
     /// Both kinds; only the first in a run without Kafka.
     pub fn both() -> Vec<Self> {
-        std::iter::once(Self::Embedded)
-            .chain(shared_kafka().map(Self::Kafka))
-            .collect()
+        std::iter::once(Self::Embedded).chain(shared_kafka().map(Self::Kafka)).collect()
     }
 
     pub fn bootstrap(&self) -> &str {
@@ -50,9 +48,7 @@ pub fn items_on(cluster: &Cluster, topic: &str) -> GatewayBuilder {
     let yaml = std::fs::read_to_string(&file).unwrap_or_else(|cause| panic!("{}: {cause}", file.display()));
     assert!(yaml.contains("items-snapshots"), "{} names another topic", file.display());
     let builder = Gateway::builder().config(yaml.replace("items-snapshots", topic));
-    let builder = builder
-        .arg("--set=listeners.public.address=127.0.0.1:0")
-        .arg("--set=admin.address=127.0.0.1:0");
+    let builder = builder.arg("--set=listeners.public.address=127.0.0.1:0").arg("--set=admin.address=127.0.0.1:0");
     match cluster {
         Cluster::Embedded => builder,
         Cluster::Kafka(servers) => builder.env("KAFKA_BOOTSTRAP_SERVERS", servers),
@@ -97,21 +93,8 @@ impl Records {
     }
 
     pub fn yaml(&self) -> String {
-        let Self {
-            bootstrap,
-            topic,
-            cached,
-            limits,
-            cache,
-            copy_headers,
-            directory,
-            address,
-        } = self;
-        let cached = if cached.is_empty() {
-            String::new()
-        } else {
-            format!(", {cached}")
-        };
+        let Self { bootstrap, topic, cached, limits, cache, copy_headers, directory, address } = self;
+        let cached = if cached.is_empty() { String::new() } else { format!(", {cached}") };
         let key = "'${params.id}'";
         format!(
             "listeners: {{ public: {{ address: '{address}' }} }}

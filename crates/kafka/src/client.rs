@@ -45,7 +45,7 @@ use crate::{
 const BATCH_RETRIES_MAX: u32 = 3;
 
 /// What a cluster is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KafkaOptions {
     /// The cluster's name in the configuration.
     pub name: String,
@@ -54,6 +54,14 @@ pub struct KafkaOptions {
     /// Topic caches lie in `<cache_directory>/<topic>/`.
     pub cache_directory: PathBuf,
     pub log: LogOptions,
+}
+
+/// Values of properties are left out: there are secrets among them.
+impl std::fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("KafkaOptions").field("name", &self.name).field("properties", &names).finish_non_exhaustive()
+    }
 }
 
 /// The door to one Kafka cluster.
@@ -141,10 +149,7 @@ impl KafkaCluster {
                 Ok(Ok(produced)) => return Ok(produced),
                 Ok(Err(failure)) => failure,
                 // The producer was dropped with the record in it.
-                Err(_) => Failure {
-                    code: RDKafkaErrorCode::PurgeInflight,
-                    written: crate::Written::Maybe,
-                },
+                Err(_) => Failure { code: RDKafkaErrorCode::PurgeInflight, written: crate::Written::Maybe },
             };
             if failure.code != RDKafkaErrorCode::MessageSizeTooLarge {
                 return Err(self.give_up(failure, &record, None));
@@ -160,10 +165,7 @@ impl KafkaCluster {
 
     fn give_up(&self, failure: Failure, record: &ProduceRecord, limit_bytes: Option<u64>) -> ProduceError {
         let error = classify(failure, &record.topic, record.partition, limit_bytes);
-        if matches!(
-            error,
-            ProduceError::UnknownTopic { .. } | ProduceError::UnknownPartition { .. }
-        ) {
+        if matches!(error, ProduceError::UnknownTopic { .. } | ProduceError::UnknownPartition { .. }) {
             self.known.forget(&record.topic);
         }
         error
@@ -175,10 +177,7 @@ impl KafkaCluster {
             return Some(limit);
         }
         let (config, name) = (self.admin_config.clone(), topic.to_owned());
-        let properties = tokio::task::spawn_blocking(move || admin::topic_config(&config, &name))
-            .await
-            .ok()?
-            .ok()?;
+        let properties = tokio::task::spawn_blocking(move || admin::topic_config(&config, &name)).await.ok()?.ok()?;
         let limit = properties.get("max.message.bytes")?.parse().ok()?;
         known.learn_limit(limit);
         Some(limit)
@@ -242,12 +241,14 @@ impl KafkaCluster {
         &self,
         question: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {
+        let down = || AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned()));
+        if self.reader_health.is_down() {
+            return Err(down());
+        }
         let asking = tokio::task::spawn_blocking(question);
         tokio::select! {
             answer = asking => answer.unwrap_or_else(|e| Err(AdminError::Unavailable(e.to_string()))),
-            () = self.reader_health.until_down() => {
-                Err(AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned())))
-            }
+            () = self.reader_health.until_down() => Err(down()),
         }
     }
 
@@ -306,17 +307,11 @@ impl Drop for KafkaCluster {
 
 fn start_reader(config: &ClientConfig, health: &Arc<Health>) -> Result<Arc<ReaderClient>, String> {
     let context = ReaderContext(Arc::clone(health));
-    config
-        .create_with_context(context)
-        .map(Arc::new)
-        .map_err(|e: KafkaError| e.to_string())
+    config.create_with_context(context).map(Arc::new).map_err(|e: KafkaError| config::refusal(&e))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map_err(|e| format!("no thread {name}: {e}"))
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|e| format!("no thread {name}: {e}"))
 }
 
 fn topic_status(topic: &TopicFetch) -> TopicStatus {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use message_cache::TopicCache;
 
 use crate::{
-    AdminError, ClusterStatus, EmbeddedCluster, FetchStart, KafkaCluster, ProduceError, ProduceRecord, Produced, TopicDescription,
-    TopicSpec,
+    AdminError, ClusterStatus, EmbeddedCluster, FetchStart, KafkaCluster, ProduceError, ProduceRecord, Produced,
+    TopicDescription, TopicSpec,
 };
 
 /// A named cluster. Cloning shares it.

@@ -18,8 +18,8 @@ use crate::embedded::appender::{Appender, Pool};
 use crate::embedded::meta::Meta;
 use crate::types::PartitionDescription;
 use crate::{
-    AdminError, ClusterStatus, PartitionState, PartitionStatus, ProduceError, ProduceRecord, Produced, TopicDescription, TopicSpec,
-    TopicStatus, Written, murmur2_partition,
+    AdminError, ClusterStatus, PartitionState, PartitionStatus, ProduceError, ProduceRecord, Produced, TopicDescription,
+    TopicSpec, TopicStatus, Written, murmur2_partition,
 };
 
 /// Most partitions of one topic.
@@ -74,8 +74,15 @@ pub struct EmbeddedCluster {
     broken: BTreeMap<String, String>,
     pool: Pool,
     /// The last fault of the disk, until an append goes well again.
-    problem: Arc<Mutex<Option<String>>>,
+    problem: Arc<Mutex<Option<DiskProblem>>>,
     closed: AtomicBool,
+}
+
+/// What the disk did to the last append.
+struct DiskProblem {
+    text: String,
+    /// Whether only a restart helps.
+    lasting: bool,
 }
 
 struct Topic {
@@ -151,10 +158,10 @@ impl EmbeddedCluster {
     pub fn cached(&self, topic: &str) -> Result<Arc<TopicCache>, AdminError> {
         match self.topic(topic) {
             Some(t) => Ok(Arc::clone(&t.cache)),
-            None => Err(self.broken.get(topic).map_or_else(
-                || AdminError::UnknownTopic(topic.to_owned()),
-                |reason| AdminError::Unavailable(reason.clone()),
-            )),
+            None => Err(self
+                .broken
+                .get(topic)
+                .map_or_else(|| AdminError::UnknownTopic(topic.to_owned()), |reason| AdminError::Unavailable(reason.clone()))),
         }
     }
 
@@ -207,7 +214,7 @@ impl EmbeddedCluster {
     }
 
     pub fn status(&self) -> ClusterStatus {
-        let problem = self.problem.lock().clone();
+        let (problem, lasting) = self.problem.lock().as_ref().map(|p| (p.text.clone(), p.lasting)).unzip();
         let partition = |(n, log): (usize, &Arc<PartitionLog>)| PartitionStatus {
             partition: n as i32,
             state: PartitionState::Live,
@@ -228,7 +235,9 @@ impl EmbeddedCluster {
             problem: Some(reason.clone()),
             fetched_records: 0,
         });
-        ClusterStatus { up: problem.is_none(), brokers: Vec::new(), topics: served.chain(broken).collect(), problem }
+        // A full disk does not take the cluster down: reads go on, and only writes can find out that there is space again.
+        let up = lasting != Some(true);
+        ClusterStatus { up, brokers: Vec::new(), topics: served.chain(broken).collect(), problem }
     }
 
     /// Waits for the records on their way; later ones are refused.

@@ -15,8 +15,8 @@ pub use error::{AdminError, ProduceError, Written};
 pub use partitioner::murmur2_partition;
 pub use properties::{PropertyProblem, Scope, check_property, is_embedded};
 pub use types::{
-    BrokerStatus, ClusterStatus, ConsumeFrom, ConsumedRecord, FetchStart, PartitionDescription, PartitionState, PartitionStatus, ProduceRecord, Produced, TopicDescription, TopicSpec,
-    TopicStatus,
+    BrokerStatus, ClusterStatus, ConsumeFrom, ConsumedRecord, FetchStart, PartitionDescription, PartitionState, PartitionStatus,
+    ProduceRecord, Produced, TopicDescription, TopicSpec, TopicStatus,
 };
 
 /// The version of librdkafka, as it says itself.

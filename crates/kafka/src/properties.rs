@@ -27,10 +27,7 @@ pub struct PropertyProblem {
 
 impl PropertyProblem {
     fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: Some(help.into()),
-        }
+        Self { message: message.into(), help: Some(help.into()) }
     }
 }
 
@@ -60,11 +57,7 @@ pub fn check_property(name: &str, value: &str, embedded: bool) -> Result<(), Pro
     if embedded {
         return check_embedded(scope, bare);
     }
-    if bare == "bootstrap.servers" {
-        check_servers(value)
-    } else {
-        Ok(())
-    }
+    if bare == "bootstrap.servers" { check_servers(value) } else { Ok(()) }
 }
 
 fn check_embedded(scope: Scope, bare: &str) -> Result<(), PropertyProblem> {
@@ -73,10 +66,7 @@ fn check_embedded(scope: Scope, bare: &str) -> Result<(), PropertyProblem> {
     }
     Err(PropertyProblem::new(
         format!("{bare} has no meaning on the embedded cluster"),
-        format!(
-            "remove it, or name a Kafka cluster in bootstrap.servers; embedded clusters know {}",
-            EMBEDDED.join(", ")
-        ),
+        format!("remove it, or name a Kafka cluster in bootstrap.servers; embedded clusters know {}", EMBEDDED.join(", ")),
     ))
 }
 
@@ -90,21 +80,16 @@ fn check_servers(value: &str) -> Result<(), PropertyProblem> {
     };
     match value.split(',').map(str::trim).find(|server| !legal(server)) {
         None => Ok(()),
-        Some(server) => Err(PropertyProblem::new(
-            format!("{server:?} is no broker address"),
-            "write host:port, separated by commas",
-        )),
+        Some(server) => {
+            Err(PropertyProblem::new(format!("{server:?} is no broker address"), "write host:port, separated by commas"))
+        }
     }
 }
 
 /// `producer.linger.ms` -> (Producer, `linger.ms`). A name that has such a prefix by itself (`client.id`) stays whole.
 fn split_scope(name: &str) -> (Scope, &str) {
-    let scopes = [
-        ("producer.", Scope::Producer),
-        ("consumer.", Scope::Consumer),
-        ("admin.", Scope::Admin),
-        ("client.", Scope::All),
-    ];
+    let scopes =
+        [("producer.", Scope::Producer), ("consumer.", Scope::Consumer), ("admin.", Scope::Admin), ("client.", Scope::All)];
     for (prefix, scope) in scopes {
         if let Some(rest) = name.strip_prefix(prefix)
             && !names::librdkafka_names().contains(name)
@@ -142,14 +127,9 @@ fn unknown(bare: &str) -> PropertyProblem {
     let message = format!("{bare:?} is no client property of Kafka");
     let near = (bare.len() <= SUGGEST_BYTES_MAX).then(|| {
         let likeness = |name: &&str| strsim::jaro_winkler(bare, name);
-        names::all()
-            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
-            .filter(|name| likeness(name) >= SUGGEST_LIKENESS_MIN)
+        names::all().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|name| likeness(name) >= SUGGEST_LIKENESS_MIN)
     });
-    PropertyProblem {
-        message,
-        help: near.flatten().map(|name| format!("did you mean {name}?")),
-    }
+    PropertyProblem { message, help: near.flatten().map(|name| format!("did you mean {name}?")) }
 }
 
 /// `asked`: the name as the user knows it.
@@ -160,20 +140,13 @@ fn try_on_librdkafka(name: &str, value: &str, asked: &str) -> Result<(), Propert
         Ok(_) => return Ok(()),
         Err(refusal) => refusal,
     };
-    let shown = if names::is_secret(asked) {
-        "the value given".to_owned()
-    } else {
-        format!("{value:?}")
-    };
+    let shown = if names::is_secret(asked) { "the value given".to_owned() } else { format!("{value:?}") };
     Err(match refusal {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => unknown(asked),
         KafkaError::ClientConfig(_, text, ..) if !names::is_secret(asked) => {
             PropertyProblem::new(format!("{asked} does not take {shown}"), text)
         }
-        _ => PropertyProblem {
-            message: format!("{asked} does not take {shown}"),
-            help: None,
-        },
+        _ => PropertyProblem { message: format!("{asked} does not take {shown}"), help: None },
     })
 }
 

@@ -131,7 +131,8 @@ pub fn peek(bytes: &[u8]) -> Result<Fixed, Fault> {
         value_len: part(28),
         headers_len: u32_at(32),
     };
-    let parts = u64::from(decoded.key_len.unwrap_or(0)) + u64::from(decoded.value_len.unwrap_or(0)) + u64::from(decoded.headers_len);
+    let parts =
+        u64::from(decoded.key_len.unwrap_or(0)) + u64::from(decoded.value_len.unwrap_or(0)) + u64::from(decoded.headers_len);
     if parts + FIXED as u64 != u64::from(decoded.length) || decoded.length as usize > MAX_FRAME || decoded.offset < 0 {
         return Err(Fault::Length);
     }

@@ -344,6 +344,11 @@ impl PartitionLog {
         view.head.is_none() && view.sealed.is_empty()
     }
 
+    /// Whether recovery cut whole records off behind a corrupt one, for the cluster to give again.
+    pub fn has_lost_records(&self) -> bool {
+        self.findings.refetch
+    }
+
     /// Offset and timestamp of the last record.
     pub fn last(&self) -> Option<(i64, i64)> {
         let view = self.view.read();
@@ -361,7 +366,8 @@ impl PartitionLog {
             records: view.sealed.iter().map(|s| s.records()).sum::<u64>() + head.map_or(0, |h| h.tables.records),
             bytes: view.sealed.iter().map(|s| s.segment.len()).sum::<u64>() + head.map_or(0, |h| h.visible),
             segments: view.sealed.len() + usize::from(head.is_some()),
-            index_heap_bytes: view.sealed.iter().map(|s| s.heap_bytes()).sum::<usize>() + head.map_or(0, |h| h.tables.heap_bytes()),
+            index_heap_bytes: view.sealed.iter().map(|s| s.heap_bytes()).sum::<usize>()
+                + head.map_or(0, |h| h.tables.heap_bytes()),
             corrupt: self.findings.corrupt.len() as u64 + self.corrupt_reads.load(Ordering::Relaxed),
             truncated_bytes: self.findings.truncated_bytes,
             recovery: self.recovery,

@@ -47,6 +47,10 @@ pub fn recover(
             Some(next) if on_corruption == OnCorruption::Keep => {
                 tracing::error!(segment = %segment.path.display(), at, to = next, what = fault.text(), "corrupt record: kept, not served");
                 findings.corrupt.push((segment.path.clone(), at));
+                if let Some(entry) = of_damaged(segment, at, next, after) {
+                    after = entry.offset;
+                    tables.add(segment, entry);
+                }
                 at = next;
             }
             more => {
@@ -62,4 +66,14 @@ pub fn recover(
         }
     }
     Ok(tables)
+}
+
+/// What the indexes are told of a corrupt record that ends where the next one begins, and so has its lengths and most likely
+/// its key: that it is the newest of that key. Whoever asks for the key is refused, where otherwise an older record would
+/// stand in for it.
+fn of_damaged(segment: &Segment, at: u64, next: u64, after: i64) -> Option<Entry> {
+    let fixed = segment.peek(at).ok()?;
+    let following = segment.peek(next).ok()?;
+    let in_order = (after + 1..following.offset).contains(&fixed.offset);
+    (in_order && at + fixed.stride() as u64 == next).then(|| Entry::of(segment, at, &fixed))
 }

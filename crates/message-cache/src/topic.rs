@@ -48,6 +48,9 @@ impl TopicCache {
         };
         let count = cache.count_on_disk()?;
         cache.ensure_partitions(count)?;
+        if cache.partitions().iter().any(|log| log.has_lost_records()) && !options.read_only {
+            cache.mark_incomplete()?;
+        }
         Ok(cache)
     }
 
@@ -100,6 +103,15 @@ impl TopicCache {
             std::fs::write(&mark, b"").map_err(|e| LogError::io(&mark, e))?;
             self.complete.store(true, Ordering::Release);
             self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        }
+        Ok(())
+    }
+
+    /// Says that the cache lacks records that it had, as before a refetch: it is served again when it has caught up.
+    pub fn mark_incomplete(&self) -> Result<(), LogError> {
+        if self.complete.swap(false, Ordering::AcqRel) {
+            let mark = self.dir.join(COMPLETE);
+            std::fs::remove_file(&mark).map_err(|e| LogError::io(&mark, e))?;
         }
         Ok(())
     }

@@ -228,19 +228,27 @@ fn reset_begins_a_new_life() {
     assert_eq!(files(dir.path(), "dead").len(), 0);
 }
 
-/// Reads of a corrupt record while the log is kept as the only copy.
+/// A corrupt record is refused, while the log is open and after a restart: an older one must not stand in for it.
 #[test]
 fn a_key_whose_newest_record_is_corrupt_is_refused() {
     use std::os::unix::fs::FileExt;
-    let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path(), OnCorruption::Keep);
-    let mut model = Vec::new();
-    append(&log, &mut model, &[(0, Some(1), Some(8), 1), (0, Some(1), Some(8), 2), (0, Some(2), Some(8), 3)]);
-    let path = &files(dir.path(), "log")[0];
-    let bytes = std::fs::read(path).unwrap();
-    let at = bytes.windows(2).enumerate().filter(|(_, w)| w == b"k\x01").nth(1).unwrap().0;
-    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"x", at as u64).unwrap();
-    assert!(log.latest(b"k\x01").is_err(), "an older record must not stand in for a corrupt one");
-    assert!(log.latest(b"k\x02").is_ok());
-    assert_eq!(log.stats().corrupt, 1);
+    // What is damaged, and whether its key is still told from the others after a restart.
+    for (damage, known_after_restart) in [(&b"newest"[..], true), (b"k\x01", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path(), OnCorruption::Keep);
+        let of = |offset, key, value| NewRecord { offset, key: Some(key), value: Some(value), ..NewRecord::default() };
+        log.append(&[of(0, b"k\x01", b"older"), of(1, b"k\x01", b"newest"), of(2, b"k\x02", b"other")]).unwrap();
+        let path = &files(dir.path(), "log")[0];
+        let bytes = std::fs::read(path).unwrap();
+        let at = bytes.windows(damage.len()).enumerate().filter(|(_, w)| *w == damage).last().unwrap().0;
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"x", at as u64).unwrap();
+        assert!(log.latest(b"k\x01").is_err());
+        assert!(log.latest(b"k\x02").is_ok());
+        assert_eq!(log.stats().corrupt, 1);
+        drop(log);
+        let log = open(dir.path(), OnCorruption::Keep);
+        assert_eq!(log.latest(b"k\x01").is_err(), known_after_restart);
+        assert!(log.latest(b"k\x02").unwrap().is_some());
+        assert_eq!((log.scan(0).filter(Result::is_ok).count(), log.end_offset()), (2, 3));
+    }
 }

@@ -336,9 +336,7 @@ mod tests {
         queue.close();
         thread.join().expect("writer");
         let text = memory.text();
-        let paths = text
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["path"].clone());
+        let paths = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["path"].clone());
         assert_eq!(paths.collect::<Vec<_>>(), ["/a", "/b"]);
     }
 

@@ -36,11 +36,7 @@ struct Histogram {
 
 impl RouteMetrics {
     fn new(route: &str, method: &str) -> Self {
-        Self {
-            route: route.into(),
-            method: method.into(),
-            classes: [const { OnceLock::new() }; CLASSES],
-        }
+        Self { route: route.into(), method: method.into(), classes: [const { OnceLock::new() }; CLASSES] }
     }
 
     /// Counts one finished request. A status outside of 100 to 599 counts as the nearest one.
@@ -51,17 +47,11 @@ impl RouteMetrics {
         let micros = duration.as_nanos().div_ceil(1000);
         let bucket = BOUNDS_US.partition_point(|bound| u128::from(*bound) < micros);
         histogram.buckets[bucket].fetch_add(1, Relaxed);
-        histogram
-            .sum_ns
-            .fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        histogram.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
     fn occurred(&self) -> impl Iterator<Item = (usize, &Histogram)> {
-        let classes = self
-            .classes
-            .iter()
-            .enumerate()
-            .filter_map(|(at, class)| Some((at, class.get()?)));
+        let classes = self.classes.iter().enumerate().filter_map(|(at, class)| Some((at, class.get()?)));
         classes.flat_map(|(class, codes)| {
             let codes = codes.iter().enumerate();
             codes.filter_map(move |(at, code)| Some((100 + class * CODES + at, &**code.get()?)))
@@ -71,10 +61,7 @@ impl RouteMetrics {
 
 impl fmt::Debug for RouteMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteMetrics")
-            .field("route", &self.route)
-            .field("method", &self.method)
-            .finish_non_exhaustive()
+        f.debug_struct("RouteMetrics").field("route", &self.route).field("method", &self.method).finish_non_exhaustive()
     }
 }
 
@@ -101,20 +88,14 @@ impl Durations {
         for route in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for (status, histogram) in route.occurred() {
                 let status = status.to_string();
-                let labels = [
-                    (label::ROUTE, route.route.as_str()),
-                    (label::METHOD, &route.method),
-                    (label::STATUS, &status),
-                ];
+                let labels = [(label::ROUTE, route.route.as_str()), (label::METHOD, &route.method), (label::STATUS, &status)];
                 let bounds = BOUNDS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
                 let counts = histogram.buckets.iter().map(|count| count.load(Relaxed));
                 let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
                 // The count is that of the buckets, so that a scrape amid an observation is consistent in itself.
                 let count = buckets.iter().map(|(_, count)| count).sum();
                 let sum = histogram.sum_ns.load(Relaxed) as f64 / 1e9;
-                family
-                    .encode_family(&labels)?
-                    .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+                family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             }
         }
         Ok(())

@@ -115,18 +115,8 @@ impl TraceContext {
     pub fn take_or_make(traceparent: Option<&[u8]>) -> Self {
         let span_id = SpanId(fastrand::u64(1..).to_be_bytes());
         match traceparent.and_then(parse) {
-            Some((trace_id, parent, flags)) => Self {
-                trace_id,
-                parent: Some(parent),
-                span_id,
-                flags,
-            },
-            None => Self {
-                trace_id: TraceId(fastrand::u128(1..).to_be_bytes()),
-                parent: None,
-                span_id,
-                flags: 0,
-            },
+            Some((trace_id, parent, flags)) => Self { trace_id, parent: Some(parent), span_id, flags },
+            None => Self { trace_id: TraceId(fastrand::u128(1..).to_be_bytes()), parent: None, span_id, flags: 0 },
         }
     }
 }
@@ -232,16 +222,9 @@ mod tests {
 
     #[test]
     fn made_ids_are_unique_across_threads_and_blocks() {
-        let make = || {
-            (0..3 * BLOCK)
-                .map(|_| RequestId::take_or_make(None).to_string())
-                .collect::<Vec<_>>()
-        };
+        let make = || (0..3 * BLOCK).map(|_| RequestId::take_or_make(None).to_string()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
-        let ids: HashSet<String> = threads
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("thread"))
-            .collect();
+        let ids: HashSet<String> = threads.into_iter().flat_map(|thread| thread.join().expect("thread")).collect();
         assert_eq!(ids.len() as u64, 4 * 3 * BLOCK);
     }
 

@@ -31,10 +31,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self {
-            level: "info".into(),
-            format: LogFormat::Auto,
-        }
+        Self { level: "info".into(), format: LogFormat::Auto }
     }
 }
 
@@ -95,20 +92,14 @@ pub fn init_logging(options: LogOptions) -> Result<LogGuard, LogError> {
     let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let filter = filter(&options.level)?;
     let (queue, _thread) = LogQueue::start(Box::new(io::stderr()), QUEUE_BYTES_MAX).map_err(LogError::Thread)?;
-    let guard = LogGuard {
-        queue: queue.clone(),
-        style,
-    };
+    let guard = LogGuard { queue: queue.clone(), style };
     let subscriber = tracing_subscriber::registry().with(filter).with(layer(queue, style, colours));
     subscriber.try_init().map_err(|_| LogError::Started)?;
     Ok(guard)
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(level).map_err(|error| LogError::Level {
-        level: level.into(),
-        cause: error.to_string(),
-    })
+    EnvFilter::builder().parse(level).map_err(|error| LogError::Level { level: level.into(), cause: error.to_string() })
 }
 
 fn layer<S>(queue: LogQueue, style: Style, colours: bool) -> Box<dyn Layer<S> + Send + Sync>
@@ -131,9 +122,7 @@ mod tests {
         let memory = Memory::default();
         let (queue, thread) = LogQueue::start(Box::new(memory.clone()), 1 << 20).expect("start");
         let subscriber =
-            tracing_subscriber::registry()
-                .with(filter(level).expect("level"))
-                .with(layer(queue.clone(), style, false));
+            tracing_subscriber::registry().with(filter(level).expect("level")).with(layer(queue.clone(), style, false));
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(topic = "items", text = "a\nb", "hello");
             tracing::debug!("only when asked for");
@@ -159,10 +148,7 @@ mod tests {
         let text = logged(Style::Text, "info,telemetry=debug");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text}");
-        assert!(
-            lines[0].contains("INFO") && lines[0].contains("hello") && lines[0].contains(r#"topic="items""#),
-            "{text}"
-        );
+        assert!(lines[0].contains("INFO") && lines[0].contains("hello") && lines[0].contains(r#"topic="items""#), "{text}");
         assert!(lines[1].contains("only when asked for"), "{text}");
     }
 

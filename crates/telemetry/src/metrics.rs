@@ -91,10 +91,7 @@ impl Metrics {
     pub fn new(version: &str) -> Arc<Self> {
         let scraped = Arc::new(Scraped::default());
         let metrics = Self {
-            http: HttpMetrics {
-                active_requests: Gauge::default(),
-                scraped: scraped.clone(),
-            },
+            http: HttpMetrics { active_requests: Gauge::default(), scraped: scraped.clone() },
             edge: EdgeMetrics::default(),
             produce: ProduceMetrics::default(),
             fetch: FetchMetrics::default(),
@@ -105,44 +102,17 @@ impl Metrics {
     }
 
     fn registered(mut self, version: &str) -> Self {
-        let Self {
-            http,
-            edge,
-            produce,
-            fetch,
-            registry,
-            scraped,
-        } = &mut self;
+        let Self { http, edge, produce, fetch, registry, scraped } = &mut self;
         // The encoder adds `_total` and `_info`, and registration the full stop after a help text.
         let counter = |name: &'static str| name.strip_suffix("_total").unwrap_or(name);
         let build = metric::BUILD_INFO.strip_suffix("_info").unwrap_or(metric::BUILD_INFO);
-        registry.register(
-            build,
-            "The running program",
-            Info::new([(label::VERSION, version.to_string())]),
-        );
-        registry.register(
-            metric::HTTP_ACTIVE_REQUESTS,
-            "Requests in progress",
-            http.active_requests.clone(),
-        );
+        registry.register(build, "The running program", Info::new([(label::VERSION, version.to_string())]));
+        registry.register(metric::HTTP_ACTIVE_REQUESTS, "Requests in progress", http.active_requests.clone());
         registry.register(metric::CONNECTIONS, "Open connections", edge.connections.clone());
         registry.register(counter(metric::LIMIT_HITS), "Times that a limit was hit", edge.limits.clone());
-        registry.register(
-            counter(metric::PRODUCE_RECORDS),
-            "Records acknowledged",
-            produce.records.clone(),
-        );
-        registry.register(
-            counter(metric::PRODUCE_ERRORS),
-            "Records not acknowledged, by cause",
-            produce.errors.clone(),
-        );
-        registry.register(
-            counter(metric::FETCH_REQUESTS),
-            "Requests for records, by result",
-            fetch.requests.clone(),
-        );
+        registry.register(counter(metric::PRODUCE_RECORDS), "Records acknowledged", produce.records.clone());
+        registry.register(counter(metric::PRODUCE_ERRORS), "Records not acknowledged, by cause", produce.errors.clone());
+        registry.register(counter(metric::FETCH_REQUESTS), "Requests for records, by result", fetch.requests.clone());
         let omitted = "Values left out of a merged collection because they are not JSON";
         registry.register(counter(metric::FETCH_MERGE_OMITTED), omitted, fetch.omitted.clone());
         registry.register_collector(Box::new(scraped.clone()));
@@ -162,11 +132,7 @@ impl Metrics {
 
     /// Calls `collect` at each scrape for values that others keep. It must not block.
     pub fn register_collector(&self, collect: Box<dyn Fn(&mut Samples) + Send + Sync>) {
-        self.scraped
-            .collectors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(collect);
+        self.scraped.collectors.lock().unwrap_or_else(PoisonError::into_inner).push(collect);
     }
 
     /// Counts the lines that the log lost.
@@ -196,20 +162,14 @@ impl ProduceMetrics {
     /// The handles of one topic.
     pub fn topic(&self, topic: &str) -> TopicProduce {
         let records = self.records.get_or_create(&[(label::TOPIC, topic.into())]).clone();
-        TopicProduce {
-            records,
-            topic: topic.into(),
-            errors: self.errors.clone(),
-        }
+        TopicProduce { records, topic: topic.into(), errors: self.errors.clone() }
     }
 }
 
 impl TopicProduce {
     /// Counts a record that was not acknowledged; `cause` is one of a few fixed words.
     pub fn error(&self, cause: &'static str) {
-        self.errors
-            .get_or_create(&[(label::TOPIC, self.topic.clone()), (label::CAUSE, cause.into())])
-            .inc();
+        self.errors.get_or_create(&[(label::TOPIC, self.topic.clone()), (label::CAUSE, cause.into())]).inc();
     }
 }
 
@@ -241,9 +201,7 @@ type CollectFn = Box<dyn Fn(&mut Samples) + Send + Sync>;
 
 impl fmt::Debug for Scraped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scraped")
-            .field("durations", &self.durations)
-            .finish_non_exhaustive()
+        f.debug_struct("Scraped").field("durations", &self.durations).finish_non_exhaustive()
     }
 }
 
@@ -309,10 +267,7 @@ mod tests {
         for micros in [1, 100, 101, 60_000_000] {
             route.observe(200, Duration::from_micros(micros));
         }
-        metrics
-            .http
-            .route("/items/{id}", "GET")
-            .observe(200, Duration::from_nanos(100_001));
+        metrics.http.route("/items/{id}", "GET").observe(200, Duration::from_nanos(100_001));
         route.observe(7, Duration::ZERO);
         route.observe(999, Duration::MAX);
         let labels = "route=\"/items/{id}\",method=\"GET\"";

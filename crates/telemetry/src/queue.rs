@@ -41,19 +41,10 @@ struct State {
 impl LogQueue {
     /// Starts the writer thread.
     pub(crate) fn start(output: Box<dyn Write + Send>, bytes_max: usize) -> io::Result<(Self, JoinHandle<()>)> {
-        let shared = Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            dropped: AtomicU64::new(0),
-            bytes_max,
-        };
-        let queue = Self {
-            shared: Arc::new(shared),
-        };
+        let shared = Shared { state: Mutex::default(), changed: Condvar::new(), dropped: AtomicU64::new(0), bytes_max };
+        let queue = Self { shared: Arc::new(shared) };
         let writer = queue.clone();
-        let thread = thread::Builder::new()
-            .name("log".into())
-            .spawn(move || writer.write_out(output))?;
+        let thread = thread::Builder::new().name("log".into()).spawn(move || writer.write_out(output))?;
         Ok((queue, thread))
     }
 
@@ -82,10 +73,7 @@ impl LogQueue {
         let mut state = self.lock();
         state.closed = true;
         self.shared.changed.notify_all();
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(state, FLUSH_MAX, |state| !state.finished);
+        let waited = self.shared.changed.wait_timeout_while(state, FLUSH_MAX, |state| !state.finished);
         drop(waited);
     }
 
@@ -199,15 +187,7 @@ pub(crate) mod tests {
         let (begun, has_begun) = mpsc::channel();
         let (let_go, go_on) = mpsc::channel();
         let memory = Memory::default();
-        let (queue, thread) = LogQueue::start(
-            Box::new(Blocked {
-                begun,
-                go_on,
-                memory: memory.clone(),
-            }),
-            10,
-        )
-        .expect("start");
+        let (queue, thread) = LogQueue::start(Box::new(Blocked { begun, go_on, memory: memory.clone() }), 10).expect("start");
         queue.push(b"first\n");
         has_begun.recv().expect("the writer is stuck with the first line");
         for line in [b"aaaa\n", b"bbbb\n", b"cccc\n", b"dddd\n"] {

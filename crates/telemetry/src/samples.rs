@@ -31,11 +31,7 @@ impl Samples {
     }
 
     fn add(&mut self, name: &'static str, help: &'static str, counter: bool, labels: &[(&'static str, &str)], value: f64) {
-        let family = self.families.entry(name).or_insert_with(|| Family {
-            help,
-            counter,
-            rows: Vec::new(),
-        });
+        let family = self.families.entry(name).or_insert_with(|| Family { help, counter, rows: Vec::new() });
         let labels = labels.iter().map(|(name, value)| (*name, (*value).to_string())).collect();
         family.rows.push((labels, value));
     }

@@ -51,18 +51,10 @@ impl Template {
     pub fn compile(text: &str, allowed: &[Variable]) -> Result<Template, CompileError> {
         if text.len() > TEXT_BYTES_MAX {
             let message = format!("the text has {} bytes; a template has at most {TEXT_BYTES_MAX}", text.len());
-            return Err(CompileError {
-                at: 0,
-                message,
-                help: None,
-            });
+            return Err(CompileError { at: 0, message, help: None });
         }
-        let mut template = Template {
-            source: text.to_owned(),
-            parts: Vec::new(),
-            params: BTreeSet::new(),
-            variables: BTreeSet::new(),
-        };
+        let mut template =
+            Template { source: text.to_owned(), parts: Vec::new(), params: BTreeSet::new(), variables: BTreeSet::new() };
         for (index, piece) in scan::pieces(text)?.into_iter().enumerate() {
             match piece {
                 Piece::Literal(literal) => template.push_literal(literal),

@@ -15,20 +15,8 @@ use crate::{CompileError, Variable};
 pub const COMPREHENSION_DEPTH_MAX: usize = 2;
 
 /// CEL's own names that stand for a type.
-const TYPES: [&str; 12] = [
-    "bool",
-    "bytes",
-    "double",
-    "dyn",
-    "duration",
-    "int",
-    "list",
-    "map",
-    "null_type",
-    "string",
-    "timestamp",
-    "uint",
-];
+const TYPES: [&str; 12] =
+    ["bool", "bytes", "double", "dyn", "duration", "int", "list", "map", "null_type", "string", "timestamp", "uint"];
 /// What a misspelt function is compared with.
 const FUNCTIONS: [&str; 16] = [
     "size",
@@ -62,11 +50,7 @@ pub(crate) enum Kind {
     /// Read straight from the scope.
     Direct(Direct),
     /// Evaluated by CEL, with these variables in its context.
-    Cel {
-        ast: Box<IdedExpr>,
-        variables: BTreeSet<Variable>,
-        json: bool,
-    },
+    Cel { ast: Box<IdedExpr>, variables: BTreeSet<Variable>, json: bool },
 }
 
 /// The short forms that need no evaluation.
@@ -104,34 +88,17 @@ pub(crate) fn compile(source: &str, at: usize, allowed: &[Variable]) -> Result<C
         }
         Err(_) => return Err(fault(at, "the expression is not valid CEL".into(), None)),
     };
-    let mut walk = Walk {
-        allowed,
-        bound: Vec::new(),
-        found: Found::default(),
-    };
+    let mut walk = Walk { allowed, bound: Vec::new(), found: Found::default() };
     if let Err((message, help)) = walk.visit(&mut ast) {
         return Err(fault(at, message, help));
     }
-    let Found {
-        params, variables, json, ..
-    } = walk.found;
+    let Found { params, variables, json, .. } = walk.found;
     let kind = match direct(&ast) {
         Some(direct) => Kind::Direct(direct),
-        None => Kind::Cel {
-            ast: Box::new(ast),
-            variables: variables.clone(),
-            json,
-        },
+        None => Kind::Cel { ast: Box::new(ast), variables: variables.clone(), json },
     };
-    let expression = Expression {
-        source: source.trim().to_owned(),
-        kind,
-    };
-    Ok(Compiled {
-        expression,
-        params,
-        variables,
-    })
+    let expression = Expression { source: source.trim().to_owned(), kind };
+    Ok(Compiled { expression, params, variables })
 }
 
 /// The first fault the parser found: its offset in `source` and its text without the list of token names.
@@ -177,13 +144,7 @@ fn member(expr: &Expr) -> Option<(&Expr, &str)> {
     match expr {
         Expr::Select(select) if !select.test => Some((&select.operand.expr, &select.field)),
         Expr::Call(call) if call.func_name == operators::INDEX && call.target.is_none() => match call.args.as_slice() {
-            [
-                operand,
-                IdedExpr {
-                    expr: Expr::Literal(LiteralValue::String(name)),
-                    ..
-                },
-            ] => Some((&operand.expr, name.inner())),
+            [operand, IdedExpr { expr: Expr::Literal(LiteralValue::String(name)), .. }] => Some((&operand.expr, name.inner())),
             _ => None,
         },
         _ => None,
@@ -288,10 +249,7 @@ impl Walk<'_> {
             None => {
                 let guess = nearest(name, self.allowed.iter().map(|v| v.name()));
                 let guess = guess.map(|name| format!("did you mean '{name}'? ")).unwrap_or_default();
-                Err((
-                    format!("unknown variable '{name}'"),
-                    Some(format!("{guess}{}", allowed_names(self.allowed))),
-                ))
+                Err((format!("unknown variable '{name}'"), Some(format!("{guess}{}", allowed_names(self.allowed)))))
             }
         }
     }
@@ -322,11 +280,7 @@ impl Walk<'_> {
                 match expr {
                     Expr::Select(select) => select.field = lower,
                     Expr::Call(call) => {
-                        if let Some(IdedExpr {
-                            expr: Expr::Literal(literal),
-                            ..
-                        }) = call.args.get_mut(1)
-                        {
+                        if let Some(IdedExpr { expr: Expr::Literal(literal), .. }) = call.args.get_mut(1) {
                             *literal = LiteralValue::String(CelString::from(lower));
                         }
                     }

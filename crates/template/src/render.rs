@@ -48,11 +48,7 @@ pub(crate) fn render<'a>(parts: &'a [Part], scope: &'a dyn Scope) -> Result<Cow<
         if text.len() + piece.len() > RENDERED_BYTES_MAX {
             let expression = parts[..=index].iter().rev().find_map(Part::expression).unwrap_or_default();
             let message = format!("the result is longer than {RENDERED_BYTES_MAX} bytes");
-            return Err(RenderError {
-                expression,
-                message,
-                blame: Blame::Request,
-            });
+            return Err(RenderError { expression, message, blame: Blame::Request });
         }
         text.push_str(&piece);
     }
@@ -75,11 +71,7 @@ fn part<'a>(part: &'a Part, scope: &'a dyn Scope) -> Result<Cow<'a, str>, Render
             Kind::Direct(direct) => read(direct, scope),
             Kind::Cel { ast, variables, json } => evaluate(ast, variables, *json, scope).map(Cow::Owned),
         }
-        .map_err(|(blame, message)| RenderError {
-            expression: source.clone(),
-            message,
-            blame,
-        }),
+        .map_err(|(blame, message)| RenderError { expression: source.clone(), message, blame }),
     }
 }
 
@@ -98,9 +90,7 @@ fn read<'a>(direct: &'a Direct, scope: &'a dyn Scope) -> Result<Cow<'a, str>, Fa
 }
 
 fn message(scope: &dyn Scope) -> Result<&dyn Message, Fault> {
-    scope
-        .message()
-        .ok_or_else(|| (Blame::Template, "there is no message here".into()))
+    scope.message().ok_or_else(|| (Blame::Template, "there is no message here".into()))
 }
 
 fn text(bytes: Option<&[u8]>, what: impl Fn() -> String) -> Result<Cow<'_, str>, Fault> {
@@ -115,9 +105,8 @@ fn evaluate(ast: &IdedExpr, variables: &BTreeSet<Variable>, json: bool, scope: &
         context.add_variable_from_value(variable.name(), value_of(*variable, json, scope)?);
     }
     let outcome = catch_unwind(AssertUnwindSafe(|| Value::resolve(ast, &context)));
-    let value = outcome
-        .map_err(|_| (Blame::Template, "the evaluation failed".to_owned()))?
-        .map_err(|error| blame(&error, variables))?;
+    let value =
+        outcome.map_err(|_| (Blame::Template, "the evaluation failed".to_owned()))?.map_err(|error| blame(&error, variables))?;
     let text = match value {
         Value::String(text) => Arc::unwrap_or_clone(text),
         Value::Int(number) => number.to_string(),
@@ -127,17 +116,11 @@ fn evaluate(ast: &IdedExpr, variables: &BTreeSet<Variable>, json: bool, scope: &
         Value::Bytes(bytes) => String::from_utf8(Arc::unwrap_or_clone(bytes))
             .map_err(|_| (Blame::Template, "the result is bytes that are not UTF-8".to_owned()))?,
         other => {
-            return Err((
-                Blame::Template,
-                format!("the result is a {}; text is needed", other.type_of()),
-            ));
+            return Err((Blame::Template, format!("the result is a {}; text is needed", other.type_of())));
         }
     };
     if text.len() > RENDERED_BYTES_MAX {
-        return Err((
-            Blame::Request,
-            format!("the result is longer than {RENDERED_BYTES_MAX} bytes"),
-        ));
+        return Err((Blame::Request, format!("the result is longer than {RENDERED_BYTES_MAX} bytes")));
     }
     Ok(text)
 }
@@ -162,8 +145,7 @@ fn value_of(variable: Variable, json: bool, scope: &dyn Scope) -> Result<Value, 
 fn map(pairs: Vec<Pair<'_>>) -> Value {
     let mut map: HashMap<Key, Value> = HashMap::with_capacity(pairs.len());
     for (name, value) in pairs {
-        map.entry(Key::from(name.into_owned()))
-            .or_insert_with(|| Value::from(value.into_owned()));
+        map.entry(Key::from(name.into_owned())).or_insert_with(|| Value::from(value.into_owned()));
     }
     Value::from(map)
 }
@@ -174,11 +156,8 @@ fn message_value(message: &dyn Message, json: bool) -> Result<Value, Fault> {
         Err(_) => Value::from(bytes.to_vec()),
     };
     // Of equal names the last one stays, as `Message::header` has it.
-    let headers: HashMap<Key, Value> = message
-        .headers()
-        .into_iter()
-        .map(|(name, value)| (Key::from(name), bytes(value)))
-        .collect();
+    let headers: HashMap<Key, Value> =
+        message.headers().into_iter().map(|(name, value)| (Key::from(name), bytes(value))).collect();
     let mut fields = HashMap::from([
         ("key", message.key().map_or(Value::Null, bytes)),
         ("value", message.value().map_or(Value::Null, bytes)),
@@ -231,9 +210,6 @@ fn missing(name: &str, variables: &BTreeSet<Variable>) -> Fault {
         .collect();
     match of_request.is_empty() {
         true => (Blame::Template, format!("the message has no '{name}'")),
-        false => (
-            Blame::Request,
-            format!("the request has no {} '{name}'", of_request.join(" or ")),
-        ),
+        false => (Blame::Request, format!("the request has no {} '{name}'", of_request.join(" or "))),
     }
 }

@@ -23,11 +23,7 @@ pub(crate) struct ScanError {
 
 impl ScanError {
     fn new(at: usize, message: impl Into<String>, help: impl Into<String>) -> Self {
-        ScanError {
-            at,
-            message: message.into(),
-            help: Some(help.into()),
-        }
+        ScanError { at, message: message.into(), help: Some(help.into()) }
     }
 }
 
@@ -47,10 +43,7 @@ pub(crate) fn pieces(text: &str) -> Result<Vec<Piece<'_>>, ScanError> {
             push_literal(&mut found, &text[literal_start..dollar]);
             let start = dollar + 2;
             let end = start + expression_len(&text[start..], start)?;
-            found.push(Piece::Expression {
-                at: start,
-                source: &text[start..end],
-            });
+            found.push(Piece::Expression { at: start, source: &text[start..end] });
             literal_start = end + 1;
             at = literal_start;
         } else {
@@ -91,11 +84,7 @@ fn expression_len(rest: &str, base: usize) -> Result<usize, ScanError> {
                 at += 1;
             }
             b'/' if rest[at..].starts_with("//") => {
-                return Err(ScanError::new(
-                    base + at,
-                    "comments are not allowed in an expression",
-                    "remove the comment",
-                ));
+                return Err(ScanError::new(base + at, "comments are not allowed in an expression", "remove the comment"));
             }
             _ if is_word(byte) => at += bytes[at..].iter().take_while(|b| is_word(**b)).count(),
             _ => {
@@ -140,11 +129,7 @@ fn string_len(rest: &str, start: usize, base: usize) -> Result<usize, ScanError>
         // Two bytes may end inside a character; only whole ASCII quotes are compared, so that does no harm.
         at += if text.as_bytes()[at] == b'\\' && !raw { 2 } else { 1 };
     }
-    Err(ScanError::new(
-        base + start,
-        "the string is not closed",
-        format!("close it with {close}"),
-    ))
+    Err(ScanError::new(base + start, "the string is not closed", format!("close it with {close}")))
 }
 
 /// Whether the word right before a quote is a raw-string prefix: `r`, `R`, `br`, `rb` in any case.

@@ -123,10 +123,7 @@ fn renders() {
         ("${query.exists(k, k == 'n') ? 'yes' : 'no'}", "yes"),
         ("${message.headers['h']}", "last"),
         ("${message.headers['h'] + '.'}", "last."),
-        (
-            "${message.topic}-${message.partition}@${message.offset}/${message.timestamp}",
-            "items-2@99/1700000000000",
-        ),
+        ("${message.topic}-${message.partition}@${message.offset}/${message.timestamp}", "items-2@99/1700000000000"),
         ("${message.json.a.b[0]}", "1"),
         ("${message.json['a'].b[2]}", "x"),
         ("${message.value.startsWith('{')}", "true"),
@@ -141,26 +138,17 @@ fn render_errors_name_the_fault_and_who_is_to_blame() {
         ("${params.other}", "Request: the request has no path parameter 'other'"),
         ("${query.missing}", "Request: the request has no query parameter 'missing'"),
         ("${headers['X-Missing']}", "Request: the request has no header 'x-missing'"),
-        (
-            "${query.missing + 'x'}",
-            "Request: the request has no query parameter 'missing'",
-        ),
+        ("${query.missing + 'x'}", "Request: the request has no query parameter 'missing'"),
         ("${idempotencyKey}", "Request: the request has no idempotency key"),
         ("${guard.claims.sub}", "Request: the request has no claim 'sub'"),
         ("${message.key}", "Template: the message's key is not UTF-8"),
         ("${message.key + b''}", "Template: the result is bytes that are not UTF-8"),
-        (
-            "${message.headers['raw']}",
-            "Template: the message's header 'raw' is not UTF-8",
-        ),
+        ("${message.headers['raw']}", "Template: the message's header 'raw' is not UTF-8"),
         ("${message.headers['none']}", "Template: the message has no header 'none'"),
         ("${message.nonsense}", "Template: the message has no 'nonsense'"),
         ("${message.json.a.c}", "Template: the message has no 'c'"),
         ("${1 + 'a'}", "Template: 'add' takes no int with a string"),
-        (
-            "${1 > 'a'}",
-            "Template: found no matching overload for '_>_' applied to '(int, string)'",
-        ),
+        ("${1 > 'a'}", "Template: found no matching overload for '_>_' applied to '(int, string)'"),
         ("${9223372036854775807 + 1}", "Template: the result of 'add' is out of range"),
         ("${1 / 0}", "Template: division by zero"),
         ("${[1][3]}", "Template: the list has no such element"),
@@ -187,10 +175,7 @@ fn compile_errors_say_where() {
         ("${query.q.begins('a')}", "2: there is no function 'begins'"),
         ("${foo.bar()}", "2: unknown variable 'foo'"),
         ("${Foo{a: 1}}", "2: there is no message type 'Foo'"),
-        (
-            "${[1].map(a, [1].map(b, [1].map(c, c)))}",
-            "2: at most 2 of all, exists, map, filter may be nested",
-        ),
+        ("${[1].map(a, [1].map(b, [1].map(c, c)))}", "2: at most 2 of all, exists, map, filter may be nested"),
     ] {
         check(text, &Request, expected);
     }

@@ -92,15 +92,7 @@ impl Broker {
     /// Creates a topic with Kafka's TopicCommand; `config` are `key=value` texts.
     pub fn create_topic(&self, name: &str, partitions: u32, config: &[&str]) -> Result<()> {
         let partitions = partitions.to_string();
-        let mut args = vec![
-            "--create",
-            "--topic",
-            name,
-            "--partitions",
-            &partitions,
-            "--replication-factor",
-            "1",
-        ];
+        let mut args = vec!["--create", "--topic", name, "--partitions", &partitions, "--replication-factor", "1"];
         for pair in config {
             args.extend(["--config", pair]);
         }
@@ -111,23 +103,11 @@ impl Broker {
         let ports = free_ports(2)?;
         let dir = tempfile::Builder::new().prefix("tidegate-kafka-").tempdir()?;
         fs::write(dir.path().join("log4j2.yaml"), include_str!("../templates/log4j2.yaml"))?;
-        fs::write(
-            dir.path().join("server.properties"),
-            properties(dir.path(), ports[0], ports[1], options),
-        )?;
+        fs::write(dir.path().join("server.properties"), properties(dir.path(), ports[0], ports[1], options))?;
         let format = ["format", "-t", &cluster_id()?, "-c", "server.properties"];
-        printed(
-            "formatting",
-            &java(dir.path(), libs, "128m", "kafka.tools.StorageTool", &format)?,
-        )?;
+        printed("formatting", &java(dir.path(), libs, "128m", "kafka.tools.StorageTool", &format)?)?;
         let address = SocketAddr::from(([127, 0, 0, 1], ports[0]));
-        let mut broker = Self {
-            dir,
-            libs: libs.to_path_buf(),
-            address,
-            bootstrap: address.to_string(),
-            process: None,
-        };
+        let mut broker = Self { dir, libs: libs.to_path_buf(), address, bootstrap: address.to_string(), process: None };
         broker.launch()?;
         Ok(broker)
     }
@@ -219,11 +199,7 @@ fn printed(what: &str, output: &Output) -> Result<String> {
     if output.status.success() {
         return Ok(out.into_owned());
     }
-    Err(Error::new(format!(
-        "{what} failed ({}):\n{out}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    )))
+    Err(Error::new(format!("{what} failed ({}):\n{out}{}", output.status, String::from_utf8_lossy(&output.stderr))))
 }
 
 fn tail(log: &Path) -> String {
@@ -247,14 +223,9 @@ mod tests {
 
     #[test]
     fn wanted_properties_come_last() {
-        let options = BrokerOptions {
-            properties: vec![("message.max.bytes".into(), "1".into())],
-        };
+        let options = BrokerOptions { properties: vec![("message.max.bytes".into(), "1".into())] };
         let text = properties(Path::new("/x"), 1, 2, &options);
-        assert!(
-            text.contains("listeners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2\n"),
-            "{text}"
-        );
+        assert!(text.contains("listeners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2\n"), "{text}");
         assert!(text.ends_with("message.max.bytes=1\n"), "{text}");
     }
 }

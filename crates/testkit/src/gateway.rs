@@ -98,12 +98,7 @@ impl GatewayBuilder {
     pub fn start(self) -> Result<Gateway> {
         let folder = self.folder()?;
         let process = Process::start("tidegate", self.command(folder.path(), "run", &self.args)?)?;
-        let mut gateway = Gateway {
-            builder: self,
-            folder,
-            process,
-            addresses: BTreeMap::new(),
-        };
+        let mut gateway = Gateway { builder: self, folder, process, addresses: BTreeMap::new() };
         gateway.wait_started()?;
         Ok(gateway)
     }
@@ -126,12 +121,7 @@ impl GatewayBuilder {
         let file = dir.join("tidegate.yaml");
         std::fs::write(&file, &self.config).map_err(Error::doing(format!("cannot write {}", file.display())))?;
         let mut command = Command::new(self.binary.clone().map_or_else(binary, Ok)?);
-        command
-            .args(verb.split(' '))
-            .arg(&file)
-            .args(args)
-            .current_dir(dir)
-            .stdin(Stdio::null());
+        command.args(verb.split(' ')).arg(&file).args(args).current_dir(dir).stdin(Stdio::null());
         // What the developer's shell or the test run says must not change what a test configures.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TIDEGATE_") || name == "KAFKA_BOOTSTRAP_SERVERS" {
@@ -145,14 +135,7 @@ impl GatewayBuilder {
 
 impl Gateway {
     pub fn builder() -> GatewayBuilder {
-        GatewayBuilder {
-            config: String::new(),
-            dir: None,
-            args: Vec::new(),
-            env: Vec::new(),
-            binary: None,
-            wait_ready: true,
-        }
+        GatewayBuilder { config: String::new(), dir: None, args: Vec::new(), env: Vec::new(), binary: None, wait_ready: true }
     }
 
     /// The address of the listener `public`.
@@ -176,10 +159,7 @@ impl Gateway {
     /// # Panics
     /// When the binary printed none of that name.
     pub fn listener(&self, name: &str) -> SocketAddr {
-        *self
-            .addresses
-            .get(name)
-            .unwrap_or_else(|| panic!("no listener {name} among {:?}", self.addresses))
+        *self.addresses.get(name).unwrap_or_else(|| panic!("no listener {name} among {:?}", self.addresses))
     }
 
     /// The URL of `path` on the public listener.
@@ -251,10 +231,7 @@ impl Gateway {
             None => self.ready().then_some(Ok(())),
         });
         state.unwrap_or_else(|| {
-            let says = self
-                .readyz()
-                .map(|answer| answer.text())
-                .unwrap_or_else(|cause| cause.to_string());
+            let says = self.readyz().map(|answer| answer.text()).unwrap_or_else(|cause| cause.to_string());
             Err(self.fault(&format!("is not ready after {deadline:?}; /readyz: {says}")))
         })
     }
@@ -274,19 +251,11 @@ impl Gateway {
             Some(Err(status)) => return Err(self.fault(&format!("ended ({status}) before it listened"))),
             None => return Err(self.fault(&format!("does not listen after {START_TIMEOUT:?}"))),
         }
-        if self.builder.wait_ready && !admin_off {
-            self.wait_ready()
-        } else {
-            Ok(())
-        }
+        if self.builder.wait_ready && !admin_off { self.wait_ready() } else { Ok(()) }
     }
 
     fn fault(&self, what: &str) -> Error {
-        Error::new(format!(
-            "tidegate {what}\nstdout:\n{}stderr:\n{}",
-            self.process.stdout(),
-            self.process.stderr()
-        ))
+        Error::new(format!("tidegate {what}\nstdout:\n{}stderr:\n{}", self.process.stdout(), self.process.stderr()))
     }
 }
 
@@ -304,11 +273,7 @@ fn finish(mut command: Command, within: Duration) -> Result<Exited> {
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdout(out.try_clone()?).stderr(err.try_clone()?);
     let status = Process::unheard("tidegate", command)?.wait(within)?;
-    Ok(Exited {
-        code: status.code(),
-        stdout: whole(&mut out)?,
-        stderr: whole(&mut err)?,
-    })
+    Ok(Exited { code: status.code(), stdout: whole(&mut out)?, stderr: whole(&mut err)? })
 }
 
 fn whole(file: &mut File) -> Result<String> {
@@ -327,10 +292,7 @@ fn binary() -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(Error::new(format!(
-        "{} is not there: run `cargo xtask test`, or `cargo build -p tidegate` before",
-        path.display()
-    )))
+    Err(Error::new(format!("{} is not there: run `cargo xtask test`, or `cargo build -p tidegate` before", path.display())))
 }
 
 /// `listening NAME http://ADDRESS` as printed for every listener.

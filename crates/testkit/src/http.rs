@@ -56,10 +56,7 @@ impl Client {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(READ_TIMEOUT))?;
         socket.set_write_timeout(Some(READ_TIMEOUT))?;
-        Ok(Self {
-            stream: BufReader::new(socket),
-            host: address.to_string(),
-        })
+        Ok(Self { stream: BufReader::new(socket), host: address.to_string() })
     }
 
     /// Sends one request and reads its answer. A `content-length` is supplied when there is a body or the method suggests one.
@@ -81,11 +78,7 @@ impl Client {
             if (100..200).contains(&status) {
                 continue;
             }
-            let mut response = Response {
-                status,
-                headers,
-                body: Vec::new(),
-            };
+            let mut response = Response { status, headers, body: Vec::new() };
             if method != "HEAD" && status != 204 && status != 304 {
                 response.body = self.read_body(&response)?;
             }
@@ -116,24 +109,15 @@ impl Client {
         let mut line = Vec::new();
         (&mut self.stream).take(LINE_BYTES).read_until(b'\n', &mut line)?;
         if !line.ends_with(b"\n") {
-            let kind = if line.is_empty() {
-                ErrorKind::UnexpectedEof
-            } else {
-                ErrorKind::InvalidData
-            };
+            let kind = if line.is_empty() { ErrorKind::UnexpectedEof } else { ErrorKind::InvalidData };
             return Err(Error::new(kind, "the connection ended before the end of a line"));
         }
-        String::from_utf8(line)
-            .map(|text| text.trim_end().to_owned())
-            .map_err(|_| invalid("a header is not UTF-8"))
+        String::from_utf8(line).map(|text| text.trim_end().to_owned()).map_err(|_| invalid("a header is not UTF-8"))
     }
 
     fn read_head(&mut self) -> Result<(u16, Vec<(String, String)>)> {
         let line = self.line()?;
-        let status = line
-            .strip_prefix("HTTP/1.")
-            .and_then(|rest| rest.split(' ').nth(1))
-            .and_then(|code| code.parse().ok());
+        let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).and_then(|code| code.parse().ok());
         let status = status.ok_or_else(|| invalid(&format!("no status line: {line:?}")))?;
         let mut headers = Vec::new();
         loop {
@@ -141,9 +125,7 @@ impl Client {
             if line.is_empty() {
                 return Ok((status, headers));
             }
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| invalid(&format!("no header line: {line:?}")))?;
+            let (name, value) = line.split_once(':').ok_or_else(|| invalid(&format!("no header line: {line:?}")))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
@@ -151,10 +133,7 @@ impl Client {
     /// RFC 9112, section 6.3: chunked, a length, or until the connection ends.
     fn read_body(&mut self, head: &Response) -> Result<Vec<u8>> {
         let mut body = Vec::new();
-        if head
-            .header("transfer-encoding")
-            .is_some_and(|v| v.eq_ignore_ascii_case("chunked"))
-        {
+        if head.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
             while self.read_chunk(&mut body)? {}
         } else if let Some(length) = head.header("content-length") {
             self.read_exactly(length.parse().map_err(|_| invalid("content-length is no number"))?, &mut body)?;
@@ -174,11 +153,7 @@ impl Client {
             return Ok(false);
         }
         self.read_exactly(size, body)?;
-        if self.line()?.is_empty() {
-            Ok(true)
-        } else {
-            Err(invalid("a chunk is longer than its size"))
-        }
+        if self.line()?.is_empty() { Ok(true) } else { Err(invalid("a chunk is longer than its size")) }
     }
 
     fn read_exactly(&mut self, bytes: usize, body: &mut Vec<u8>) -> Result<()> {
@@ -215,9 +190,8 @@ fn head(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    let said = headers
-        .iter()
-        .any(|(n, _)| n.eq_ignore_ascii_case("content-length") || n.eq_ignore_ascii_case("transfer-encoding"));
+    let said =
+        headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("content-length") || n.eq_ignore_ascii_case("transfer-encoding"));
     if !said && (!body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH")) {
         head.push_str(&format!("content-length: {}\r\n", body.len()));
     }
@@ -247,10 +221,7 @@ mod tests {
         });
         let answer = request(address, method, "/", &[], b"").map(|r| (r.status, r.text()));
         server.join().expect("the server ends");
-        let seen = answer
-            .as_ref()
-            .map(|(status, text)| (*status, text.as_str()))
-            .map_err(Error::kind);
+        let seen = answer.as_ref().map(|(status, text)| (*status, text.as_str())).map_err(Error::kind);
         assert_eq!(seen, expected, "{}", String::from_utf8_lossy(wire));
     }
 
@@ -258,36 +229,20 @@ mod tests {
     fn bodies_end_where_the_protocol_says() {
         check("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokxx", Ok((200, "ok")));
         check("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", Ok((200, "")));
-        check(
-            "GET",
-            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n",
-            Ok((304, "")),
-        );
+        check("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", Ok((304, "")));
         check(
             "GET",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\nt: 1\r\n\r\n",
             Ok((200, "abc")),
         );
         check("GET", b"HTTP/1.1 200 OK\r\n\r\nuntil the end", Ok((200, "until the end")));
-        check(
-            "PUT",
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
-            Ok((204, "")),
-        );
+        check("PUT", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", Ok((204, "")));
     }
 
     #[test]
     fn broken_answers_are_errors() {
-        check(
-            "GET",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
-            Err(ErrorKind::UnexpectedEof),
-        );
-        check(
-            "GET",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
-            Err(ErrorKind::InvalidData),
-        );
+        check("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok", Err(ErrorKind::UnexpectedEof));
+        check("GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n", Err(ErrorKind::InvalidData));
         check("GET", b"SSH-2.0\r\n", Err(ErrorKind::InvalidData));
         check("GET", b"", Err(ErrorKind::UnexpectedEof));
     }

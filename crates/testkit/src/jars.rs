@@ -36,32 +36,17 @@ fn cache_dir() -> PathBuf {
 
 fn fetch(cache: &Path, libs: &Path) -> Result<()> {
     let maven = find_tool("mvn")?;
-    let pom = include_str!("../templates/pom.xml")
-        .replace("@KAFKA@", KAFKA_VERSION)
-        .replace("@LOG4J@", LOG4J_VERSION);
+    let pom = include_str!("../templates/pom.xml").replace("@KAFKA@", KAFKA_VERSION).replace("@LOG4J@", LOG4J_VERSION);
     fs::write(cache.join("pom.xml"), pom)?;
     // Into a folder of another name first: `libs` exists only when it is complete.
     let partial = cache.join("partial");
     let _ = fs::remove_dir_all(&partial);
     let mut command = Command::new(maven);
-    command.args([
-        "-q",
-        "-B",
-        "-f",
-        "pom.xml",
-        "dependency:copy-dependencies",
-        "-DincludeScope=runtime",
-    ]);
-    let output = command
-        .arg(format!("-DoutputDirectory={}", partial.display()))
-        .current_dir(cache)
-        .output()?;
+    command.args(["-q", "-B", "-f", "pom.xml", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+    let output = command.arg(format!("-DoutputDirectory={}", partial.display())).current_dir(cache).output()?;
     if !output.status.success() {
         let said = [output.stdout, output.stderr].concat();
-        return Err(Error::new(format!(
-            "mvn could not fetch Kafka {KAFKA_VERSION}:\n{}",
-            String::from_utf8_lossy(&said)
-        )));
+        return Err(Error::new(format!("mvn could not fetch Kafka {KAFKA_VERSION}:\n{}", String::from_utf8_lossy(&said))));
     }
     fs::rename(&partial, libs).map_err(Error::doing(format!("cannot move the jars to {}", libs.display())))
 }

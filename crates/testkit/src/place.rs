@@ -35,41 +35,22 @@ pub fn workspace_root() -> PathBuf {
 /// `CARGO_TARGET_DIR` and profiles need no guessing.
 pub fn target_dir() -> Result<PathBuf> {
     let program = std::env::current_exe().map_err(Error::doing("cannot find the running program"))?;
-    let dir = program
-        .parent()
-        .filter(|d| !d.ends_with("deps"))
-        .or_else(|| program.parent().and_then(Path::parent));
-    dir.map(Path::to_path_buf)
-        .ok_or_else(|| Error::new(format!("{} is in no target directory", program.display())))
+    let dir = program.parent().filter(|d| !d.ends_with("deps")).or_else(|| program.parent().and_then(Path::parent));
+    dir.map(Path::to_path_buf).ok_or_else(|| Error::new(format!("{} is in no target directory", program.display())))
 }
 
 /// `count` different ports that were free a moment ago.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     // All are held until all are known: otherwise the kernel may hand out the same one twice.
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<std::io::Result<_>>()?;
-    Ok(held
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<std::io::Result<Vec<_>>>()?
-        .iter()
-        .map(|a| a.port())
-        .collect())
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<std::io::Result<_>>()?;
+    Ok(held.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?.iter().map(|a| a.port()).collect())
 }
 
 /// A name that no other test, test process or earlier run uses: tests share clusters.
 pub fn unique(stem: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos() as u64);
-    format!(
-        "{stem}-{:x}-{:x}-{}",
-        std::process::id(),
-        nanos & 0xff_ffff_ffff,
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    format!("{stem}-{:x}-{:x}-{}", std::process::id(), nanos & 0xff_ffff_ffff, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The Kafka that `cargo xtask test` provides. `None` only when the run was told to do without (`TIDEGATE_NO_KAFKA=1`).

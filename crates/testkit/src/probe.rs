@@ -21,9 +21,7 @@ pub(crate) fn brokers(address: SocketAddr) -> std::io::Result<usize> {
     socket.read_exact(&mut length)?;
     let length = usize::try_from(i32::from_be_bytes(length)).unwrap_or(0);
     if !(8..=ANSWER_BYTES).contains(&length) {
-        return Err(std::io::Error::other(format!(
-            "an answer of {length} bytes is no Metadata response"
-        )));
+        return Err(std::io::Error::other(format!("an answer of {length} bytes is no Metadata response")));
     }
     let mut answer = vec![0; length];
     socket.read_exact(&mut answer)?;
@@ -60,11 +58,7 @@ mod tests {
 
     #[test]
     fn counts_come_from_the_answer_and_never_panic() {
-        for (answer, count) in [
-            (&[0, 0, 0, 1, 0, 0, 0, 3][..], 3),
-            (&[0, 0, 0, 1], 0),
-            (&[0, 0, 0, 1, 255, 255, 255, 255], 0),
-        ] {
+        for (answer, count) in [(&[0, 0, 0, 1, 0, 0, 0, 3][..], 3), (&[0, 0, 0, 1], 0), (&[0, 0, 0, 1, 255, 255, 255, 255], 0)] {
             assert_eq!(broker_count(answer), count, "{answer:?}");
         }
     }

@@ -44,12 +44,7 @@ impl Process {
         let mut child = spawn(command).map_err(Error::doing(format!("cannot start {name} ({program})")))?;
         let stdout = child.stdout.take().map_or_else(Lines::default, Lines::collect);
         let stderr = child.stderr.take().map_or_else(Lines::default, Lines::collect);
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            stdout,
-            stderr,
-        })
+        Ok(Self { name: name.to_owned(), child, stdout, stderr })
     }
 
     pub fn id(&self) -> u32 {
@@ -100,13 +95,8 @@ impl Process {
 
     /// Waits for the child to end by itself.
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
-        poll_until(within, || self.ended()).ok_or_else(|| {
-            Error::new(format!(
-                "{} still runs after {within:?}; it said:\n{}",
-                self.name,
-                self.stderr()
-            ))
-        })
+        poll_until(within, || self.ended())
+            .ok_or_else(|| Error::new(format!("{} still runs after {within:?}; it said:\n{}", self.name, self.stderr())))
     }
 
     fn signal(&self, signal: Signal) {
@@ -168,11 +158,7 @@ pub(crate) fn spawn(mut command: Command) -> std::io::Result<Child> {
         command.pre_exec(move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // The parent may have died before the line above; then no signal will ever come.
-            if getppid() == Some(parent) {
-                Ok(())
-            } else {
-                Err(std::io::ErrorKind::BrokenPipe.into())
-            }
+            if getppid() == Some(parent) { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
         });
     }
     let spawner = SPAWNER.get_or_init(|| {
@@ -187,11 +173,7 @@ pub(crate) fn spawn(mut command: Command) -> std::io::Result<Child> {
     });
     let (reply, answer) = channel();
     let gone = || std::io::Error::other("the spawner thread has ended");
-    spawner
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .send((command, reply))
-        .map_err(|_| gone())?;
+    spawner.lock().unwrap_or_else(PoisonError::into_inner).send((command, reply)).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
 }
 
@@ -209,9 +191,7 @@ mod tests {
     fn output_and_status_are_seen() {
         let mut child = shell("echo one; echo two >&2; exit 7");
         assert_eq!(child.wait(Duration::from_secs(10)).expect("ends").code(), Some(7));
-        let line = poll_until(Duration::from_secs(10), || {
-            child.stdout_line(|l| (l == "one").then(|| l.to_owned()))
-        });
+        let line = poll_until(Duration::from_secs(10), || child.stdout_line(|l| (l == "one").then(|| l.to_owned())));
         assert_eq!(line.as_deref(), Some("one"));
         assert_eq!(
             poll_until(Duration::from_secs(10), || Some(child.stderr()).filter(|t| !t.is_empty())).as_deref(),
@@ -233,9 +213,6 @@ mod tests {
         let mut child = thread::spawn(|| shell("exec sleep 1000")).join().expect("thread ends");
         assert!(child.ended().is_none());
         child.terminate();
-        assert!(
-            child.wait(Duration::from_secs(10)).expect("ends").code().is_none(),
-            "ended by the signal"
-        );
+        assert!(child.wait(Duration::from_secs(10)).expect("ends").code().is_none(), "ended by the signal");
     }
 }

@@ -33,14 +33,7 @@ enum Check {
 impl Step {
     /// A step that expects status 200 until [`Step::expect`] says otherwise.
     pub fn new(method: &'static str, path: &str) -> Self {
-        Self {
-            method,
-            path: path.to_owned(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            status: 200,
-            checks: Vec::new(),
-        }
+        Self { method, path: path.to_owned(), headers: Vec::new(), body: Vec::new(), status: 200, checks: Vec::new() }
     }
 
     pub fn get(path: &str) -> Self {
@@ -49,10 +42,7 @@ impl Step {
 
     /// A `PUT` of JSON text that expects 204.
     pub fn put(path: &str, json: &str) -> Self {
-        Self::new("PUT", path)
-            .header("content-type", "application/json")
-            .body(json)
-            .expect(204)
+        Self::new("PUT", path).header("content-type", "application/json").body(json).expect(204)
     }
 
     /// Expects 204.
@@ -141,9 +131,7 @@ fn verify(check: &Check, answer: &Response, saved: &mut BTreeMap<String, String>
         Check::Json(json) => assert_eq!(unordered(answer.json()), unordered(json.clone()), "{shown}"),
         Check::Member(name, value) => assert_eq!(answer.json().get(name), Some(value), "{name}; {shown}"),
         Check::Save(header, name) => {
-            let value = answer
-                .header(header)
-                .unwrap_or_else(|| panic!("no {header} to save; {shown}"));
+            let value = answer.header(header).unwrap_or_else(|| panic!("no {header} to save; {shown}"));
             saved.insert(name.clone(), value.to_owned());
         }
     }
@@ -158,9 +146,7 @@ fn unordered(mut json: Value) -> Value {
 
 fn fill(text: &str, saved: &BTreeMap<String, String>) -> String {
     // Longer names first, so that `$etag2` is not `$etag` and a 2.
-    saved.iter().rev().fold(text.to_owned(), |text, (name, value)| {
-        text.replace(&format!("${name}"), value)
-    })
+    saved.iter().rev().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${name}"), value))
 }
 
 #[cfg(test)]

@@ -11,13 +11,9 @@ use crate::{Error, Process, Result};
 /// The full path of `name` on `PATH`, or an error that says how to get it.
 pub fn find_tool(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file());
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
     found.ok_or_else(|| {
-        Error::new(format!(
-            "{name} is not on PATH: `cargo xtask test` installs it where it may, or names the command"
-        ))
+        Error::new(format!("{name} is not on PATH: `cargo xtask test` installs it where it may, or names the command"))
     })
 }
 
@@ -27,12 +23,7 @@ pub fn kcat(args: &[&str], stdin: &[u8]) -> Result<Vec<u8>> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(Error::new(format!(
-        "kcat {} failed ({}): {}",
-        args.join(" "),
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    )))
+    Err(Error::new(format!("kcat {} failed ({}): {}", args.join(" "), output.status, String::from_utf8_lossy(&output.stderr))))
 }
 
 /// A `kcat` that keeps running, with a pipe to its standard input: for transactions that stay open.
@@ -51,11 +42,7 @@ pub fn curl(args: &[&str]) -> Result<Output> {
 /// Runs a program to its end with `stdin` as its input.
 pub(crate) fn run(name: &str, args: &[&str], stdin: &[u8]) -> Result<Output> {
     let mut command = Command::new(find_tool(name)?);
-    command
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(command).map_err(Error::doing(format!("cannot start {name}")))?;
     let input = child.stdin.take();
     std::thread::scope(|scope| {

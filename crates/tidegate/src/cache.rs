@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use config::Plan;
 use gateway::RecordLine;
-use message_cache::{LogOptions, Record, TopicCache};
+use message_cache::{LogOptions, OnCorruption, Record, TopicCache};
 
 use crate::cli::{CacheVerb, Where};
 use crate::failure::{DIRECTORY, Failure, OTHER};
@@ -39,7 +39,8 @@ fn topics(plan: &Plan) -> Vec<(String, PathBuf, String)> {
 }
 
 fn open_at(dir: &std::path::Path, topic: &str) -> Result<TopicCache, Failure> {
-    let options = LogOptions { read_only: true, ..LogOptions::default() };
+    // Whatever is there is shown; what to do about corruption is for the gateway to decide.
+    let options = LogOptions { read_only: true, on_corruption: OnCorruption::Keep, ..LogOptions::default() };
     TopicCache::open(dir, topic, &options).map_err(|e| Failure::new(DIRECTORY, e.to_string()))
 }
 
@@ -51,19 +52,30 @@ fn open(plan: &Plan, at: &Where, topic: &str) -> Result<TopicCache, Failure> {
 
 fn ls(plan: &Plan) -> Result<(), Failure> {
     say(&format!("{:<16} {:<40} {:>10} {:>12} {:>14} {:>8}", "CLUSTER", "TOPIC", "PARTITIONS", "RECORDS", "BYTES", "SEGMENTS"))?;
+    let mut unreadable = 0;
     for (cluster, dir, topic) in topics(plan) {
-        let cache = open_at(&dir, &topic)?;
+        let cache = match open_at(&dir, &topic) {
+            Ok(cache) => cache,
+            Err(failure) => {
+                say(&format!("{cluster:<16} {topic:<40} {failure}"))?;
+                unreadable += 1;
+                continue;
+            }
+        };
         let stats: Vec<_> = cache.partitions().iter().map(|log| log.stats()).collect();
         let records: u64 = stats.iter().map(|s| s.records).sum();
         let bytes: u64 = stats.iter().map(|s| s.bytes).sum();
         let segments: usize = stats.iter().map(|s| s.segments).sum();
         say(&format!("{cluster:<16} {topic:<40} {:>10} {records:>12} {bytes:>14} {segments:>8}", stats.len()))?;
     }
-    Ok(())
+    if unreadable > 0 { Err(Failure::new(DIRECTORY, format!("topics that cannot be read: {unreadable}"))) } else { Ok(()) }
 }
 
 fn partitions(cache: &TopicCache, only: Option<i32>) -> Result<(), Failure> {
-    say(&format!("{:>9} {:>12} {:>12} {:>12} {:>14} {:>8} {:>8}", "PARTITION", "START", "END", "RECORDS", "BYTES", "SEGMENTS", "CORRUPT"))?;
+    say(&format!(
+        "{:>9} {:>12} {:>12} {:>12} {:>14} {:>8} {:>8}",
+        "PARTITION", "START", "END", "RECORDS", "BYTES", "SEGMENTS", "CORRUPT"
+    ))?;
     for (n, log) in cache.partitions().iter().enumerate() {
         if only.is_some_and(|p| p as usize != n) {
             continue;

@@ -19,7 +19,7 @@ pub fn doctor(config: &Config, timeout: Duration) -> Result<(), Failure> {
     runtime.block_on(examine(plan, timeout, &mut report))?;
     match report.worst {
         None => Ok(()),
-        Some(code) => Err(Failure::new(code, format!("{} faults", report.faults))),
+        Some(code) => Err(Failure::new(code, format!("faults found: {}", report.faults))),
     }
 }
 
@@ -94,8 +94,12 @@ async fn examine_cluster(
             return unreachable_cluster(name, servers, &why, cluster, report);
         }
     };
-    report.good(&format!("cluster {name} ({servers}): {} topics, answered in {} ms", topics.len(), began.elapsed().as_millis()))?;
-    for broker in cluster.status().brokers {
+    report.good(&format!(
+        "cluster {name} ({servers}): {} topics, answered in {} ms",
+        topics.len(),
+        began.elapsed().as_millis()
+    ))?;
+    for broker in brokers_of(cluster).await {
         report.good(&format!("cluster {name}: broker {} {} is {}", broker.id, broker.address, broker.state))?;
     }
     for (_, topic, create) in declared.iter().filter(|(c, ..)| c == name) {
@@ -113,7 +117,9 @@ async fn examine_cluster(
                 let records: i64 = d.partitions.iter().map(|p| p.end_offset - p.start_offset).sum();
                 let policy = d.config.get("cleanup.policy").map_or("?", String::as_str);
                 let count = d.partitions.len();
-                report.good(&format!("cluster {name}, topic {topic}: {count} partitions, {records} offsets, cleanup.policy={policy}"))?;
+                report.good(&format!(
+                    "cluster {name}, topic {topic}: {count} partitions, {records} offsets, cleanup.policy={policy}"
+                ))?;
                 for p in d.partitions.iter().filter(|p| p.leader < 0) {
                     let fact = format!("cluster {name}, topic {topic}: partition {} has no leader", p.partition);
                     report.bad(CLUSTER, &fact, "look at the brokers that hold its replicas")?;
@@ -125,8 +131,21 @@ async fn examine_cluster(
     Ok(())
 }
 
+/// Brokers make themselves known with the client's first statistics, a moment after the first answer.
+async fn brokers_of(cluster: &Cluster) -> Vec<kafka::BrokerStatus> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let brokers = cluster.status().brokers;
+        if !brokers.is_empty() || matches!(cluster, Cluster::Embedded(_)) || Instant::now() >= deadline {
+            return brokers;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn unreachable_cluster(name: &str, servers: &str, why: &str, cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
-    let seen = cluster.status().problem.map_or_else(String::new, |p| format!(" ({p})"));
+    let seen = cluster.status().problem.filter(|p| !why.contains(p.as_str())).map_or_else(String::new, |p| format!(" ({p})"));
     let remedy = "check bootstrap.servers, the network and firewalls, and security.protocol, sasl.* and ssl.* of the cluster";
     report.bad(CLUSTER, &format!("cluster {name} ({servers}): {why}{seen}"), remedy)
 }

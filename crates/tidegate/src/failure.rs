@@ -52,6 +52,12 @@ pub const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
 pub const GREEN: anstyle::Style = anstyle::AnsiColor::Green.on_default();
 pub const RESET: anstyle::Reset = anstyle::Reset;
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(e: StartError) -> Self {
         match e {

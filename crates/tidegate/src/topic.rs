@@ -200,7 +200,11 @@ async fn produce(mut door: Door, topic: &str, format: Format, key: Option<String
             records = 0;
         }
         if ends {
-            return if failed { Err(Failure::other("some records were not written; see the lines with \"error\"")) } else { Ok(()) };
+            return if failed {
+                Err(Failure::other("some records were not written; see the lines with \"error\""))
+            } else {
+                Ok(())
+            };
         }
     }
 }

@@ -14,16 +14,8 @@ pub fn cargo() -> Command {
 
 /// Runs `cargo build --quiet` with `args`; the compiler speaks for itself when it fails.
 pub fn build(args: &[&str]) -> Result<()> {
-    let status = cargo()
-        .args(["build", "--quiet"])
-        .args(args)
-        .status()
-        .map_err(Error::doing("cannot run cargo"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::new(format!("cargo build {} failed", args.join(" "))))
-    }
+    let status = cargo().args(["build", "--quiet"]).args(args).status().map_err(Error::doing("cannot run cargo"))?;
+    if status.success() { Ok(()) } else { Err(Error::new(format!("cargo build {} failed", args.join(" ")))) }
 }
 
 /// Where the binaries of a profile are (`debug`, `release`).

@@ -21,6 +21,9 @@ pub struct TestArgs {
     /// Cargo features, such as `tidegate/gssapi`.
     #[arg(long, value_name = "FEATURES")]
     features: Option<String>,
+    /// Only this package's tests.
+    #[arg(long, short, value_name = "PACKAGE")]
+    package: Option<String>,
     /// Only tests whose name contains this text.
     filter: Option<String>,
 }
@@ -49,13 +52,16 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     let notes = output("debug")?.with_file_name("left-out.txt");
     let _ = fs::remove_file(&notes);
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).args(&features);
+    command.args(["test", "--no-fail-fast"]);
+    match &args.package {
+        // Features name members of the workspace, and one member alone may not know them.
+        Some(package) => command.args(["--package", package]),
+        None => command.arg("--workspace").args(&features),
+    };
     if let Some(filter) = &args.filter {
         command.args(["--", filter]);
     }
-    command
-        .env("TIDEGATE_BIN", output("debug")?.join("tidegate"))
-        .env("TIDEGATE_LEFT_OUT", &notes);
+    command.env("TIDEGATE_BIN", output("debug")?.join("tidegate")).env("TIDEGATE_LEFT_OUT", &notes);
     // Bound to a name: the broker lives until the tests have ended.
     let _broker = if args.no_kafka {
         command.env("TIDEGATE_NO_KAFKA", "1").env_remove("KAFKA_BOOTSTRAP_SERVERS");
@@ -64,13 +70,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         provide_kafka(&mut command)?
     };
     let tally = run(&mut command)?;
-    println!(
-        "{} passed, {} failed, {} ignored in {} s",
-        tally.passed,
-        tally.failed,
-        tally.ignored,
-        started.elapsed().as_secs()
-    );
+    println!("{} passed, {} failed, {} ignored in {} s", tally.passed, tally.failed, tally.ignored, started.elapsed().as_secs());
     for what in left_out(&notes) {
         println!("left out: {what}");
     }
@@ -88,30 +88,11 @@ pub fn soak(soak: &Soak) -> Result<ExitCode> {
     let Soak::Kill { rounds } = soak;
     build(&["--workspace", "--all-targets"])?;
     let mut command = cargo();
-    command.args([
-        "test",
-        "--quiet",
-        "--package",
-        "integration",
-        "--test",
-        "crash",
-        "--",
-        "--nocapture",
-        "kill",
-    ]);
-    command
-        .env("TIDEGATE_BIN", output("debug")?.join("tidegate"))
-        .env("TIDEGATE_KILL_ROUNDS", rounds.to_string());
+    command.args(["test", "--quiet", "--package", "integration", "--test", "crash", "--", "--nocapture", "kill"]);
+    command.env("TIDEGATE_BIN", output("debug")?.join("tidegate")).env("TIDEGATE_KILL_ROUNDS", rounds.to_string());
     let status = command.status()?;
-    println!(
-        "{rounds} rounds: {}",
-        if status.success() { "nothing lost" } else { "FAILED" }
-    );
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    println!("{rounds} rounds: {}", if status.success() { "nothing lost" } else { "FAILED" });
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Points `command` at the cluster that the environment names, or at a broker of its own.
@@ -122,9 +103,7 @@ fn provide_kafka(command: &mut Command) -> Result<Option<Broker>> {
         return Ok(None);
     }
     let quick = [("log.cleaner.backoff.ms", "500"), ("log.retention.check.interval.ms", "1000")];
-    let options = BrokerOptions {
-        properties: quick.map(|(name, value)| (name.into(), value.into())).to_vec(),
-    };
+    let options = BrokerOptions { properties: quick.map(|(name, value)| (name.into(), value.into())).to_vec() };
     let broker = Broker::start(options)?;
     command.env("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap());
     println!("started Apache Kafka {} at {}", testkit::KAFKA_VERSION, broker.bootstrap());
@@ -133,11 +112,7 @@ fn provide_kafka(command: &mut Command) -> Result<Option<Broker>> {
 
 fn left_out(notes: &PathBuf) -> BTreeSet<String> {
     // No file means that nothing was left out.
-    fs::read_to_string(notes)
-        .unwrap_or_default()
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    fs::read_to_string(notes).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// What `cargo test` came to.
@@ -153,15 +128,9 @@ struct Tally {
 fn run(command: &mut Command) -> Result<Tally> {
     // One pipe for both streams: cargo names the program on one, the program's tests speak on the other.
     let (reader, writer) = std::io::pipe()?;
-    let mut child = command
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()
-        .map_err(Error::doing("cannot run cargo test"))?;
+    let mut child = command.stdout(writer.try_clone()?).stderr(writer).spawn().map_err(Error::doing("cannot run cargo test"))?;
     // The command holds the writing end too, and the pipe would never end.
-    command
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut tally = Tally::default();
     let mut block = Vec::new();
     let mut name = String::new();
@@ -180,10 +149,7 @@ fn run(command: &mut Command) -> Result<Tally> {
                     println!("ok      {name}: {} passed", counts.passed);
                 }
             } else {
-                print_block(
-                    &mut block,
-                    &format!("FAILED  {name}: {} failed, {} passed", counts.failed, counts.passed),
-                );
+                print_block(&mut block, &format!("FAILED  {name}: {} failed, {} passed", counts.failed, counts.passed));
             }
         } else {
             block.push(line);
@@ -200,27 +166,16 @@ fn print_block(block: &mut Vec<String>, title: &str) {
     if !title.is_empty() {
         println!("{title}");
     }
-    for line in block
-        .drain(..)
-        .filter(|line| !line.trim().is_empty() && !line.ends_with("... ok") && !is_progress(line))
-    {
+    for line in block.drain(..).filter(|line| !line.trim().is_empty() && !line.ends_with("... ok") && !is_progress(line)) {
         println!("{line}");
     }
 }
 
 fn is_progress(line: &str) -> bool {
     let line = line.trim_start();
-    [
-        "Compiling ",
-        "Finished ",
-        "Blocking ",
-        "Fresh ",
-        "Downloading ",
-        "Downloaded ",
-        "running ",
-    ]
-    .iter()
-    .any(|p| line.starts_with(p))
+    ["Compiling ", "Finished ", "Blocking ", "Fresh ", "Downloading ", "Downloaded ", "running "]
+        .iter()
+        .any(|p| line.starts_with(p))
 }
 
 /// The program of cargo's line `     Running tests/items.rs (target/debug/deps/items-0123)`, or `   Doc-tests NAME`.
@@ -229,9 +184,7 @@ fn program(line: &str) -> Option<&str> {
     if let Some(package) = line.strip_prefix("Doc-tests ") {
         return Some(package);
     }
-    let file = Path::new(line.strip_prefix("Running ")?.split_once('(')?.1.trim_end_matches(')'))
-        .file_name()?
-        .to_str()?;
+    let file = Path::new(line.strip_prefix("Running ")?.split_once('(')?.1.trim_end_matches(')')).file_name()?.to_str()?;
     // Without Cargo's hash: `items-0123` is `items`.
     Some(file.rsplit_once('-').map_or(file, |(name, _)| name))
 }
@@ -239,11 +192,8 @@ fn program(line: &str) -> Option<&str> {
 /// The line with which a test program ends.
 fn counts(line: &str) -> Option<Tally> {
     let rest = line.strip_prefix("test result: ")?;
-    let number = |what: &str| {
-        rest.split(['.', ';'])
-            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
-            .unwrap_or(0)
-    };
+    let number =
+        |what: &str| rest.split(['.', ';']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok()).unwrap_or(0);
     Some(Tally {
         passed: number("passed"),
         failed: number("failed"),
@@ -259,32 +209,13 @@ mod tests {
     #[test]
     fn lines_of_cargo_test_are_understood() {
         let line = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        assert_eq!(
-            counts(line),
-            Some(Tally {
-                passed: 12,
-                failed: 0,
-                ignored: 1,
-                success: true
-            })
-        );
+        assert_eq!(counts(line), Some(Tally { passed: 12, failed: 0, ignored: 1, success: true }));
         let line = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        assert_eq!(
-            counts(line),
-            Some(Tally {
-                passed: 1,
-                failed: 2,
-                ignored: 0,
-                success: false
-            })
-        );
+        assert_eq!(counts(line), Some(Tally { passed: 1, failed: 2, ignored: 0, success: false }));
         assert_eq!(counts("test a ... ok"), None);
         for (line, expected) in [
             ("     Running tests/items.rs (target/debug/deps/items-3f77)", Some("items")),
-            (
-                "     Running unittests src/lib.rs (target/debug/deps/message_cache-a1)",
-                Some("message_cache"),
-            ),
+            ("     Running unittests src/lib.rs (target/debug/deps/message_cache-a1)", Some("message_cache")),
             ("   Doc-tests edge", Some("edge")),
             ("running 3 tests", None),
         ] {

@@ -11,26 +11,11 @@ pub struct Tool {
     package: &'static str,
 }
 
-pub const JAVA: Tool = Tool {
-    name: "java",
-    package: "default-jre-headless",
-};
-pub const MAVEN: Tool = Tool {
-    name: "mvn",
-    package: "maven",
-};
-pub const KCAT: Tool = Tool {
-    name: "kcat",
-    package: "kcat",
-};
-pub const CURL: Tool = Tool {
-    name: "curl",
-    package: "curl",
-};
-pub const WRK: Tool = Tool {
-    name: "wrk",
-    package: "wrk",
-};
+pub const JAVA: Tool = Tool { name: "java", package: "default-jre-headless" };
+pub const MAVEN: Tool = Tool { name: "mvn", package: "maven" };
+pub const KCAT: Tool = Tool { name: "kcat", package: "kcat" };
+pub const CURL: Tool = Tool { name: "curl", package: "curl" };
+pub const WRK: Tool = Tool { name: "wrk", package: "wrk" };
 
 /// Makes sure that all of them are there.
 ///
@@ -51,10 +36,7 @@ pub fn need(tools: &[Tool]) -> Result<()> {
     apt(&["update"])?;
     apt(&[&["install", "-y", "--no-install-recommends"], packages.as_slice()].concat())?;
     match missing.iter().find(|tool| find_tool(tool.name).is_err()) {
-        Some(tool) => Err(Error::new(format!(
-            "{} brought no {}; tried: {by_hand}",
-            tool.package, tool.name
-        ))),
+        Some(tool) => Err(Error::new(format!("{} brought no {}; tried: {by_hand}", tool.package, tool.name))),
         None => Ok(()),
     }
 }
@@ -64,19 +46,11 @@ fn may_install() -> bool {
 }
 
 fn apt(args: &[&str]) -> Result<()> {
-    let output = Command::new("apt-get")
-        .arg("-q")
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .output()?;
+    let output =
+        Command::new("apt-get").arg("-q").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Error::new(format!(
-        "apt-get {} failed ({}): {said}",
-        args.join(" "),
-        output.status
-    )))
+    Err(Error::new(format!("apt-get {} failed ({}): {said}", args.join(" "), output.status)))
 }

@@ -34,9 +34,7 @@ async fn main() -> std::io::Result<()> {
         socket.set_nodelay(true)?;
         tokio::spawn(async move {
             // A client that hangs up in the middle is no concern of a baseline.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service_fn(answer))
-                .await;
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service_fn(answer)).await;
         });
     }
 }
@@ -44,9 +42,7 @@ async fn main() -> std::io::Result<()> {
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() == Method::GET {
         let mut response = Response::new(Full::new(Bytes::from_static(&KIBIBYTE)));
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         return Ok(response);
     }
     let status = match request.into_body().collect().await {

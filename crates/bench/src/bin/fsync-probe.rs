@@ -43,9 +43,6 @@ fn main() -> std::io::Result<()> {
         blocks += 1;
     }
     let rate = blocks as f64 / start.elapsed().as_secs_f64();
-    println!(
-        "{}",
-        serde_json::json!({ "syncs_per_second": rate, "records_per_second": rate * args.group as f64 })
-    );
+    println!("{}", serde_json::json!({ "syncs_per_second": rate, "records_per_second": rate * args.group as f64 }));
     Ok(())
 }

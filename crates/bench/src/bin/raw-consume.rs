@@ -18,19 +18,21 @@ struct Args {
     topic: String,
     #[arg(long, default_value_t = 0)]
     partition: i32,
+    /// One more property of librdkafka, NAME=VALUE.
+    #[arg(long = "property")]
+    properties: Vec<String>,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let start = Instant::now();
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &args.bootstrap)
-        .set("group.id", "raw-consume")
-        .set("enable.auto.commit", "false");
-    config
-        .set("enable.partition.eof", "true")
-        .set("isolation.level", "read_committed");
+    config.set("bootstrap.servers", &args.bootstrap).set("group.id", "raw-consume").set("enable.auto.commit", "false");
+    config.set("enable.partition.eof", "true").set("isolation.level", "read_committed");
+    for property in &args.properties {
+        let (name, value) = property.split_once('=').ok_or("a property is NAME=VALUE")?;
+        config.set(name, value);
+    }
     let consumer: BaseConsumer = config.create()?;
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(&args.topic, args.partition, Offset::Beginning)?;
@@ -49,9 +51,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let rate = records as f64 / seconds;
-    println!(
-        "{}",
-        serde_json::json!({ "records": records, "bytes": bytes, "seconds": seconds, "records_per_second": rate })
-    );
+    println!("{}", serde_json::json!({ "records": records, "bytes": bytes, "seconds": seconds, "records_per_second": rate }));
     Ok(())
 }

@@ -55,11 +55,7 @@ impl ProducerContext for Acks {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &args.bootstrap)
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("linger.ms", "0");
+    config.set("bootstrap.servers", &args.bootstrap).set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
     for property in &args.properties {
         let (name, value) = property.split_once('=').ok_or("a property is NAME=VALUE")?;
         config.set(name, value);

@@ -48,11 +48,7 @@ impl Checker<'_> {
         let not_time = |text: &&str| text.parse::<i64>().map_or(true, |number| number < 0);
         if timestamp.as_ref().and_then(Template::literal).filter(not_time).is_some() {
             let message = format!("{} is no timestamp", self.shown(&at.key("timestamp")));
-            self.fault(
-                &at.key("timestamp"),
-                message,
-                "milliseconds since 1970-01-01T00:00:00Z".to_owned(),
-            );
+            self.fault(&at.key("timestamp"), message, "milliseconds since 1970-01-01T00:00:00Z".to_owned());
         }
         let headers = self.record_headers(&produce.headers, &at.key("headers"), params);
         let copy_headers = self.copied(&produce.copy_headers, &at.key("copy_headers"));
@@ -88,10 +84,7 @@ impl Checker<'_> {
             && let Some(near) = nearest(name, cached)
         {
             let help = format!("did you mean '{near}'? If both are meant, declare this one in cache.topics, too");
-            let message = format!(
-                "the topic {} is not cached, but one of almost the same name is",
-                self.shown(at)
-            );
+            let message = format!("the topic {} is not cached, but one of almost the same name is", self.shown(at));
             self.fault(at, message, help);
         }
     }
@@ -108,10 +101,7 @@ impl Checker<'_> {
             if name.is_empty() {
                 self.key_fault(&at, "a record header needs a name", None);
             }
-            plans.extend(
-                self.template(&at, text, &OF_REQUEST, params)
-                    .map(|template| (name.clone(), template)),
-            );
+            plans.extend(self.template(&at, text, &OF_REQUEST, params).map(|template| (name.clone(), template)));
         }
         plans
     }
@@ -135,17 +125,21 @@ impl Checker<'_> {
             && let Some(actual) = cluster.as_ref().filter(|actual| **actual != given)
         {
             let help = format!("leave the key out, or write {actual}");
-            self.fault(
-                &at.key("cluster"),
-                format!("the topic is cached from the cluster '{actual}'"),
-                help,
-            );
+            self.fault(&at.key("cluster"), format!("the topic is cached from the cluster '{actual}'"), help);
         }
         let select = self.select(fetch, at, params);
         // A merged answer is made of many records.
         let allowed: &[Variable] = if fetch.merge.is_some() { &OF_REQUEST } else { &OF_RECORD };
         let headers = self.response_headers(&fetch.headers, &at.key("headers"), allowed, params);
         let copy_headers = self.copied(&fetch.copy_headers, &at.key("copy_headers"));
+        if fetch.merge.is_some() && !copy_headers.is_empty() {
+            let help = "take the key out; 'headers' can set some for the whole answer".to_owned();
+            self.key_fault(
+                &at.key("copy_headers"),
+                "a merged answer is made of many records, whose headers are not copied",
+                help,
+            );
+        }
         if let Some(content_type) = &fetch.content_type {
             let is_type = http::is_field_value(content_type) && content_type.contains('/');
             if !is_type {
@@ -167,12 +161,7 @@ impl Checker<'_> {
 
     fn select(&mut self, fetch: &Fetch, at: &At, params: Params<'_>) -> Option<SelectPlan> {
         // The tree tells what was meant even where it did not fit the schema.
-        let given = |key: &str| {
-            self.tree
-                .get(at)
-                .and_then(|node| node.entry(key))
-                .is_some_and(|entry| !entry.value.is_null())
-        };
+        let given = |key: &str| self.tree.get(at).and_then(|node| node.entry(key)).is_some_and(|entry| !entry.value.is_null());
         match (given("filters"), given("merge")) {
             (true, true) => {
                 let help = "filters: for one record; merge: for all of them".to_owned();

@@ -28,11 +28,7 @@ pub(super) const TOPIC_NAME_HELP: &str = "1 to 249 of a to z, A to Z, 0 to 9, '.
 impl Checker<'_> {
     pub(super) fn clusters(&mut self, document: &Document) -> Vec<ClusterPlan> {
         let root = At::root().key("clusters");
-        document
-            .clusters
-            .iter()
-            .map(|(name, cluster)| self.cluster(name, &cluster.0, &root.key(name)))
-            .collect()
+        document.clusters.iter().map(|(name, cluster)| self.cluster(name, &cluster.0, &root.key(name))).collect()
     }
 
     fn cluster(&mut self, name: &str, properties: &BTreeMap<String, Word>, at: &At) -> ClusterPlan {
@@ -40,7 +36,7 @@ impl Checker<'_> {
         if !is_topic_name(name) {
             self.key_fault(at, format!("'{name}' is no name for a cluster"), TOPIC_NAME_HELP.to_owned());
         }
-        let embedded = properties.get(BOOTSTRAP).is_some_and(|servers| servers.0 == EMBEDDED);
+        let embedded = properties.get(BOOTSTRAP).is_some_and(|servers| servers.0.trim().eq_ignore_ascii_case(EMBEDDED));
         if self.tree.get(at).is_none_or(|node| node.entry(BOOTSTRAP).is_none()) {
             let near = nearest(BOOTSTRAP, properties.keys().map(String::as_str));
             let help = match near {
@@ -53,55 +49,28 @@ impl Checker<'_> {
             if let Err(problem) = (self.checks.kafka_property)(property, &value.0, embedded) {
                 let at = at.key(property);
                 // What came out of the environment may be quoted in the text, whole or in part.
-                let quotes = |text: &str| {
-                    value
-                        .0
-                        .split([',', ' ', ';', '\'', '"'])
-                        .any(|part| !part.is_empty() && text.contains(part))
-                };
+                let quotes =
+                    |text: &str| value.0.split([',', ' ', ';', '\'', '"']).any(|part| !part.is_empty() && text.contains(part));
                 let tells = self.is_hidden(&at) && (quotes(&problem.message) || problem.help.as_deref().is_some_and(quotes));
                 match tells {
-                    true => self.key_fault(
-                        &at,
-                        format!("the Kafka property '{property}' does not take the given value"),
-                        None,
-                    ),
+                    true => self.key_fault(&at, format!("the Kafka property '{property}' does not take the given value"), None),
                     false => self.key_fault(&at, problem.message, problem.help),
                 }
             }
         }
-        let properties = properties
-            .iter()
-            .map(|(name, value)| (name.clone(), value.0.clone()))
-            .collect();
-        ClusterPlan {
-            name: name.to_owned(),
-            embedded,
-            properties,
-        }
+        let properties = properties.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
+        ClusterPlan { name: name.to_owned(), embedded, properties }
     }
 
     pub(super) fn cache(&mut self, document: &Document, base_dir: &Path) -> Option<CachePlan> {
         let cache = &document.cache;
         let at = At::root().key("cache");
-        self.bounded(
-            &at.key("segment_bytes"),
-            cache.segment_bytes,
-            SEGMENT_BYTES_MIN,
-            SEGMENT_BYTES_MAX,
-        );
+        self.bounded(&at.key("segment_bytes"), cache.segment_bytes, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         if cache.directory.is_empty() || cache.directory.contains('\0') {
-            self.fault(
-                &at.key("directory"),
-                "this is no directory",
-                "give a path such as ./data".to_owned(),
-            );
+            self.fault(&at.key("directory"), "this is no directory", "give a path such as ./data".to_owned());
         }
-        let topics: Vec<_> = cache
-            .topics
-            .iter()
-            .filter_map(|(name, topic)| self.topic(name, topic, &at.key("topics").key(name)))
-            .collect();
+        let topics: Vec<_> =
+            cache.topics.iter().filter_map(|(name, topic)| self.topic(name, topic, &at.key("topics").key(name))).collect();
         Some(CachePlan {
             directory: base_dir.join(&cache.directory),
             segment_bytes: cache.segment_bytes.0,
@@ -117,41 +86,21 @@ impl Checker<'_> {
         let create = topic.create.as_ref().map(|create| {
             if create.replication == 0 {
                 let at = at.key("create").key("replication");
-                self.fault(
-                    &at,
-                    "no topic has 0 replicas",
-                    "-1 takes the default of the cluster".to_owned(),
-                );
+                self.fault(&at, "no topic has 0 replicas", "-1 takes the default of the cluster".to_owned());
             }
-            let config = create
-                .config
-                .iter()
-                .map(|(name, value)| (name.clone(), value.0.clone()))
-                .collect();
-            CreatePlan {
-                partitions: create.partitions,
-                replication: create.replication,
-                config,
-            }
+            let config = create.config.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
+            CreatePlan { partitions: create.partitions, replication: create.replication, config }
         });
         let cluster = self.cluster_of(topic.cluster.as_deref(), at)?;
         self.topics.insert(name.to_owned(), cluster.clone());
-        Some(TopicPlan {
-            name: name.to_owned(),
-            cluster,
-            bootstrap: topic.bootstrap,
-            start: topic.start,
-            create,
-        })
+        Some(TopicPlan { name: name.to_owned(), cluster, bootstrap: topic.bootstrap, start: topic.start, create })
     }
 
     /// The cluster that the thing at `at` names with `cluster`, or the only one there is.
     pub(super) fn cluster_of(&mut self, given: Option<&str>, at: &At) -> Option<String> {
         let root = At::root().key("clusters");
         if let Some(given) = given {
-            return self
-                .known(given, "cluster", &root, &at.key("cluster"))
-                .then(|| given.to_owned());
+            return self.known(given, "cluster", &root, &at.key("cluster")).then(|| given.to_owned());
         }
         let names = self.written(&root)?;
         match names.as_slice() {

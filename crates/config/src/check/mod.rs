@@ -36,32 +36,14 @@ pub(crate) fn check(
     checks: &Checks<'_>,
     report: &mut Report,
 ) -> Option<Plan> {
-    let mut checker = Checker {
-        dropped,
-        tree,
-        report,
-        checks,
-        topics: BTreeMap::new(),
-    };
+    let mut checker = Checker { dropped, tree, report, checks, topics: BTreeMap::new() };
     let listeners = checker.listeners(document);
     let limits = checker.limits(&document.limits);
     let clusters = checker.clusters(document);
     let cache = checker.cache(document, base_dir);
     let routes = checker.routes(document, &limits);
-    let log = LogPlan {
-        level: document.log.level,
-        format: document.log.format,
-        access: document.log.access,
-    };
-    Some(Plan {
-        listeners,
-        admin: document.admin.address.0,
-        log,
-        limits,
-        clusters,
-        cache: cache?,
-        routes,
-    })
+    let log = LogPlan { level: document.log.level, format: document.log.format, access: document.log.access };
+    Some(Plan { listeners, admin: document.admin.address.0, log, limits, clusters, cache: cache?, routes })
 }
 
 struct Checker<'a> {
@@ -88,35 +70,23 @@ impl<'a> Checker<'a> {
 
     /// The value at `at` as a problem may show it.
     fn shown(&self, at: &At) -> String {
-        self.tree
-            .get(at)
-            .and_then(Node::scalar)
-            .map_or_else(|| "this value".into(), |scalar| scalar.shown())
+        self.tree.get(at).and_then(Node::scalar).map_or_else(|| "this value".into(), |scalar| scalar.shown())
     }
 
     /// The places of the elements that the document has of the list at `at`.
     fn kept(&self, at: &At) -> impl Iterator<Item = At> + use<'a> {
         let (dropped, at) = (self.dropped, at.clone());
-        (0..)
-            .map(move |index| at.index(index))
-            .filter(move |at| !dropped.contains(at))
+        (0..).map(move |index| at.index(index)).filter(move |at| !dropped.contains(at))
     }
 
     /// Whether the value at `at` came out of the environment or from an override, so that no problem may quote it.
     fn is_hidden(&self, at: &At) -> bool {
-        self.tree
-            .get(at)
-            .and_then(Node::scalar)
-            .is_some_and(|scalar| scalar.written.is_some())
+        self.tree.get(at).and_then(Node::scalar).is_some_and(|scalar| scalar.written.is_some())
     }
 
     /// `part` of the value at `at` as a problem may show it.
     fn quoted(&self, at: &At, part: &str) -> String {
-        if self.is_hidden(at) {
-            self.shown(at)
-        } else {
-            format!("'{part}'")
-        }
+        if self.is_hidden(at) { self.shown(at) } else { format!("'{part}'") }
     }
 
     /// The keys of the map at `at` as they were written: those with faults in them, too, so that one fault has no others follow.
@@ -125,10 +95,7 @@ impl<'a> Checker<'a> {
         let tree: &'a Node = self.tree;
         match tree.get(at) {
             None => Some(Vec::new()),
-            Some(Node {
-                kind: Kind::Map(entries),
-                ..
-            }) => Some(entries.iter().map(|entry| entry.key.as_str()).collect()),
+            Some(Node { kind: Kind::Map(entries), .. }) => Some(entries.iter().map(|entry| entry.key.as_str()).collect()),
             Some(_) => None,
         }
     }
@@ -162,14 +129,10 @@ impl<'a> Checker<'a> {
                 let message = format!("the listener '{}' has this address already", other.name);
                 self.fault(&at.key("address"), message, "give each listener a port of its own".to_owned());
             }
-            plans.push(ListenerPlan {
-                name: name.clone(),
-                address,
-            });
+            plans.push(ListenerPlan { name: name.clone(), address });
         }
-        if let Some(other) = plans
-            .iter()
-            .find(|other| Some(other.address) == document.admin.address.0 && other.address.port() != 0)
+        if let Some(other) =
+            plans.iter().find(|other| Some(other.address) == document.admin.address.0 && other.address.port() != 0)
         {
             let message = format!("the listener '{}' has the address of the admin listener", other.name);
             let at = At::root().key("admin").key("address");
@@ -214,22 +177,14 @@ impl<'a> Checker<'a> {
     fn bounded(&mut self, at: &At, size: Size, least: u64, most: u64) {
         if size.0 < least || size.0 > most {
             let (least, most) = (Size(least).to_string(), Size(most).to_string());
-            self.fault(
-                at,
-                format!("{} is out of range", self.shown(at)),
-                format!("from {least} to {most}"),
-            );
+            self.fault(at, format!("{} is out of range", self.shown(at)), format!("from {least} to {most}"));
         }
     }
 
     fn time(&mut self, name: &str, time: Time) -> std::time::Duration {
         if time.0.is_zero() {
             let at = At::root().key("limits").key(name);
-            self.fault(
-                &at,
-                "with no time at all, nothing would be answered",
-                "give 1ms at least".to_owned(),
-            );
+            self.fault(&at, "with no time at all, nothing would be answered", "give 1ms at least".to_owned());
         }
         time.0
     }

@@ -19,29 +19,16 @@ pub(super) fn parse(path: &str) -> Result<Pattern, Fault> {
         return fault("a path begins with '/'", "write it as in /items/{id}");
     };
     if path.contains(['?', '#']) {
-        return fault(
-            "a path pattern has neither query nor fragment",
-            "leave out what begins with '?' or '#'",
-        );
+        return fault("a path pattern has neither query nor fragment", "leave out what begins with '?' or '#'");
     }
     if path.contains('%') {
-        return fault(
-            "a path pattern is not percent-encoded",
-            "write the characters themselves; requests are decoded first",
-        );
+        return fault("a path pattern is not percent-encoded", "write the characters themselves; requests are decoded first");
     }
     if path.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return fault(
-            "a path pattern has no blanks or control characters",
-            "write it as in /items/{id}",
-        );
+        return fault("a path pattern has no blanks or control characters", "write it as in /items/{id}");
     }
     let segments: Vec<&str> = rest.split('/').collect();
-    let mut pattern = Pattern {
-        params: Vec::new(),
-        shape: String::new(),
-        segments: segments.len(),
-    };
+    let mut pattern = Pattern { params: Vec::new(), shape: String::new(), segments: segments.len() };
     for (index, segment) in segments.iter().enumerate() {
         let is_last = index + 1 == segments.len();
         if matches!(*segment, "." | "..") {
@@ -65,45 +52,27 @@ impl Pattern {
         self.shape.push('/');
         let Some((before, rest)) = segment.split_once('{') else {
             if segment.contains('}') {
-                return fault(
-                    format!("the braces of '{segment}' do not pair"),
-                    "a parameter is written {name}",
-                );
+                return fault(format!("the braces of '{segment}' do not pair"), "a parameter is written {name}");
             }
             self.shape.push_str(segment);
             return Ok(());
         };
         let Some((inside, after)) = rest.split_once('}').filter(|_| !before.contains('}')) else {
-            return fault(
-                format!("the braces of '{segment}' do not pair"),
-                "a parameter is written {name}",
-            );
+            return fault(format!("the braces of '{segment}' do not pair"), "a parameter is written {name}");
         };
         if after.contains(['{', '}']) {
-            return fault(
-                format!("'{segment}' has more than one parameter"),
-                "a segment has one parameter at most",
-            );
+            return fault(format!("'{segment}' has more than one parameter"), "a segment has one parameter at most");
         }
         let (star, name) = inside.strip_prefix('*').map_or(("", inside), |name| ("*", name));
         if star == "*" && (!is_last || !before.is_empty() || !after.is_empty()) {
-            return fault(
-                format!("'{{*{name}}}' stands alone at the end of a path"),
-                "move it there, or write {name}",
-            );
+            return fault(format!("'{{*{name}}}' stands alone at the end of a path"), "move it there, or write {name}");
         }
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
-            return fault(
-                format!("'{inside}' is no name for a parameter"),
-                "letters, digits and '_', no digit first",
-            );
+            return fault(format!("'{inside}' is no name for a parameter"), "letters, digits and '_', no digit first");
         }
         if self.params.iter().any(|known| known == name) {
-            return fault(
-                format!("the parameter '{name}' is given twice"),
-                "give each parameter a name of its own",
-            );
+            return fault(format!("the parameter '{name}' is given twice"), "give each parameter a name of its own");
         }
         self.params.push(name.to_owned());
         self.shape.push_str(&format!("{before}{{{star}}}{after}"));
@@ -131,10 +100,7 @@ mod tests {
             ("/a%20b", Err("a path pattern is not percent-encoded")),
             ("/a b", Err("a path pattern has no blanks or control characters")),
             ("/a//b", Err("the path has an empty segment")),
-            (
-                "/a/../b",
-                Err("the route can never be reached: requests with a '..' segment are refused"),
-            ),
+            ("/a/../b", Err("the route can never be reached: requests with a '..' segment are refused")),
             ("/{a}/{a}", Err("the parameter 'a' is given twice")),
             ("/{a}{b}", Err("'{a}{b}' has more than one parameter")),
             ("/{a", Err("the braces of '{a' do not pair")),

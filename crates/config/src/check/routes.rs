@@ -50,60 +50,30 @@ impl Checker<'_> {
         if let Some(matched) = &matched {
             self.claim(matched, &listeners, at, claims);
         }
-        let params = matched
-            .as_ref()
-            .and_then(|m| m.pattern.as_ref())
-            .map(|pattern| pattern.params.as_slice());
-        let produce = route
-            .produce
-            .as_ref()
-            .map(|produce| self.produce(produce, &at.key("produce"), params));
+        let params = matched.as_ref().and_then(|m| m.pattern.as_ref()).map(|pattern| pattern.params.as_slice());
+        let produce = route.produce.as_ref().map(|produce| self.produce(produce, &at.key("produce"), params));
         let fetch = route.fetch.as_ref().map(|fetch| self.fetch(fetch, &at.key("fetch"), params));
         let capability = match (produce, fetch) {
             (Some(produce), None) => CapabilityPlan::Produce(produce?),
             (None, Some(fetch)) => CapabilityPlan::Fetch(fetch?),
             _ => return None,
         };
-        let Matched {
-            methods,
-            path,
-            host,
-            headers,
-            ..
-        } = matched?;
+        let Matched { methods, path, host, headers, .. } = matched?;
         let name = format!("{} {path}", methods.join(","));
         let line = self.tree.key_span(at).line;
-        Some(RoutePlan {
-            name,
-            line,
-            listeners,
-            methods,
-            path,
-            host,
-            headers,
-            capability,
-        })
+        Some(RoutePlan { name, line, listeners, methods, path, host, headers, capability })
     }
 
     /// The methods of the route's one capability; reports when it has none or two. Asks the tree, so that a capability with a
     /// fault inside counts.
     fn capability_methods(&mut self, at: &At) -> &'static [&'static str] {
-        let has = |key: &str| {
-            self.tree
-                .get(at)
-                .and_then(|node| node.entry(key))
-                .is_some_and(|entry| !entry.value.is_null())
-        };
+        let has = |key: &str| self.tree.get(at).and_then(|node| node.entry(key)).is_some_and(|entry| !entry.value.is_null());
         match (has("produce"), has("fetch")) {
             (true, false) => &PRODUCE_METHODS,
             (false, true) => &FETCH_METHODS,
             (true, true) => {
                 let help = "make it two routes, one for each".to_owned();
-                self.key_fault(
-                    &at.key("fetch"),
-                    "a route has one capability, this one has 'produce' and 'fetch'",
-                    help,
-                );
+                self.key_fault(&at.key("fetch"), "a route has one capability, this one has 'produce' and 'fetch'", help);
                 &["POST", "PUT", "PATCH", "DELETE", "GET"]
             }
             (false, false) => {
@@ -135,13 +105,7 @@ impl Checker<'_> {
         let methods = self.methods(&methods, &method_at, allowed);
         let pattern = self.pattern(&path, &path_at, limits);
         let (host, headers) = map.map_or_else(Default::default, |map| self.conditions(map, at));
-        Some(Matched {
-            methods,
-            path,
-            pattern,
-            host,
-            headers,
-        })
+        Some(Matched { methods, path, pattern, host, headers })
     }
 
     fn methods(&mut self, methods: &[String], at: &At, allowed: &[&str]) -> Vec<String> {
@@ -163,18 +127,12 @@ impl Checker<'_> {
                     }
                 }
                 "HEAD" => {
-                    self.fault(
-                        at,
-                        "HEAD is answered wherever GET is",
-                        "write GET, or remove the route".to_owned(),
-                    );
+                    self.fault(at, "HEAD is answered wherever GET is", "write GET, or remove the route".to_owned());
                 }
                 other => {
                     let near = nearest(other, allowed.iter().copied());
-                    let help = near.map_or_else(
-                        || format!("one of {}", allowed.join(", ")),
-                        |near| format!("did you mean {near}?"),
-                    );
+                    let help =
+                        near.map_or_else(|| format!("one of {}", allowed.join(", ")), |near| format!("did you mean {near}?"));
                     let shown = self.quoted(at, other);
                     self.fault(at, format!("this route cannot have the method {shown}"), help);
                 }
@@ -186,10 +144,7 @@ impl Checker<'_> {
     fn pattern(&mut self, path: &str, at: &At, limits: &LimitsPlan) -> Option<Pattern> {
         match pattern::parse(path) {
             Ok(pattern) if pattern.segments > limits.path_segments => {
-                let message = format!(
-                    "the route can never be reached: a path has at most {} segments",
-                    limits.path_segments
-                );
+                let message = format!("the route can never be reached: a path has at most {} segments", limits.path_segments);
                 self.fault(at, message, "raise limits.path_segments".to_owned());
                 None
             }
@@ -228,10 +183,7 @@ impl Checker<'_> {
                 );
             }
         }
-        (
-            map.host.as_ref().map(|host| host.to_ascii_lowercase()),
-            headers.into_iter().collect(),
-        )
+        (map.host.as_ref().map(|host| host.to_ascii_lowercase()), headers.into_iter().collect())
     }
 
     fn listeners_of(&mut self, given: Option<&OneOrMany>, at: &At) -> Vec<String> {
@@ -240,12 +192,7 @@ impl Checker<'_> {
             if self.tree.get(at).is_some() {
                 return Vec::new();
             }
-            return self
-                .written(&root)
-                .unwrap_or_default()
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
+            return self.written(&root).unwrap_or_default().into_iter().map(str::to_owned).collect();
         };
         let names = given.names();
         if names.is_empty() {
@@ -268,12 +215,7 @@ impl Checker<'_> {
         let Some(pattern) = &matched.pattern else { return };
         let mut first: Option<(String, At)> = None;
         for method in &matched.methods {
-            let claim = (
-                method.clone(),
-                matched.host.clone(),
-                matched.headers.clone(),
-                pattern.shape.clone(),
-            );
+            let claim = (method.clone(), matched.host.clone(), matched.headers.clone(), pattern.shape.clone());
             let takers = claims.entry(claim).or_default();
             let overlaps = |taken: &[String]| taken.iter().any(|name| listeners.contains(name));
             match takers.iter().find(|(_, taken)| overlaps(taken)) {
@@ -284,11 +226,7 @@ impl Checker<'_> {
         if let Some((method, first)) = first {
             let line = self.tree.key_span(&first).line;
             let message = format!("the route can never be reached: {method} on this path goes to the route in line {line}");
-            self.fault(
-                &at.key("match"),
-                message,
-                "remove one of the two, or tell them apart by host or headers".to_owned(),
-            );
+            self.fault(&at.key("match"), message, "remove one of the two, or tell them apart by host or headers".to_owned());
         }
     }
 }

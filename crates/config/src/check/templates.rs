@@ -8,14 +8,8 @@ use crate::node::At;
 use crate::units::TemplateText;
 
 /// What a template may use that is rendered before there is a record.
-pub(super) const OF_REQUEST: [Variable; 6] = [
-    Variable::Params,
-    Variable::Query,
-    Variable::Headers,
-    Variable::Guard,
-    Variable::IdempotencyKey,
-    Variable::CorrelationId,
-];
+pub(super) const OF_REQUEST: [Variable; 6] =
+    [Variable::Params, Variable::Query, Variable::Headers, Variable::Guard, Variable::IdempotencyKey, Variable::CorrelationId];
 /// What a template may use that is rendered for the answer.
 pub(super) const OF_RECORD: [Variable; 7] = Variable::ALL;
 
@@ -35,10 +29,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        for name in params
-            .map(|params| template.params().filter(|name| !params.iter().any(|p| p == name)))
-            .into_iter()
-            .flatten()
+        for name in params.map(|params| template.params().filter(|name| !params.iter().any(|p| p == name))).into_iter().flatten()
         {
             if self.is_hidden(at) {
                 self.fault(at, "the path does not have all parameters of this template", None);

@@ -368,6 +368,7 @@ fn fetch() {
 18:67 the header 'x' is given twice (keep one of them; case makes no difference)
 18:89 'json' is no content type (write one such as application/json)
 20:58 'message' is not available here (available here: params, query, headers, guard, idempotencyKey, correlationId)
+20:75 a merged answer is made of many records, whose headers are not copied (take the key out; 'headers' can set some for the whole answer)
 20:90 the header 'connection' cannot be passed on (it belongs to the connection, not to the content; leave it out)
 20:113 expected a duration such as 30s, found the text 'soon'
 "#,

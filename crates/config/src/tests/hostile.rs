@@ -43,14 +43,8 @@ fn bombs_are_refused_fast() {
     let too_many = "more than 200000 values, those that aliases repeat included";
     assert_eq!(first_message(&laughs), too_many);
     assert_eq!(first_message(&format!("a: [{}]", "1,".repeat(300_000))), too_many);
-    assert_eq!(
-        first_message(&format!("a: {}", "&x [".repeat(100))),
-        "nested more than 64 deep"
-    );
-    assert_eq!(
-        first_message(&"[".repeat(100_000)),
-        "not valid YAML: recursion limit exceeded"
-    );
+    assert_eq!(first_message(&format!("a: {}", "&x [".repeat(100))), "nested more than 64 deep");
+    assert_eq!(first_message(&"[".repeat(100_000)), "not valid YAML: recursion limit exceeded");
     assert_eq!(first_message(&"- ".repeat(100_000)), "nested more than 64 deep");
     let mut deep = "a0: &a0 [x]\n".to_owned();
     (1..80).for_each(|level| deep += &format!("a{level}: &a{level} [*a{}]\n", level - 1));
@@ -60,25 +54,16 @@ fn bombs_are_refused_fast() {
     let many = read(&(0..5000).map(|n| format!("k{n}: 1\n")).collect::<String>(), &[]).expect_err("refused");
     assert_eq!(many.0.len(), crate::PROBLEMS_MAX);
     let listeners: String = (0..65).map(|n| format!("  l{n}: {{ address: 127.0.0.1:0 }}\n")).collect();
-    assert_eq!(
-        first_message(&format!("listeners:\n{listeners}")),
-        "there are 65 entries here; at most 64 are allowed"
-    );
+    assert_eq!(first_message(&format!("listeners:\n{listeners}")), "there are 65 entries here; at most 64 are allowed");
     let routes = "  - { match: GET /x, listener: a, fetch: { topic: t, merge: json } }\n".repeat(10_000);
-    let many = read(
-        &format!("listeners: {{ a: {{ address: 127.0.0.1:0 }} }}\nroutes:\n{routes}"),
-        &[],
-    )
-    .expect_err("refused");
+    let many = read(&format!("listeners: {{ a: {{ address: 127.0.0.1:0 }} }}\nroutes:\n{routes}"), &[]).expect_err("refused");
     assert_eq!(many.0.len(), crate::PROBLEMS_MAX);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 #[test]
 fn control_characters_do_not_reach_the_terminal() {
-    let problems = read("\"\\e[31mred\": 1\nlisteners: {}\n", &[])
-        .expect_err("refused")
-        .to_string();
+    let problems = read("\"\\e[31mred\": 1\nlisteners: {}\n", &[]).expect_err("refused").to_string();
     assert!(!problems.contains('\x1b'), "{problems:?}");
 }
 
@@ -89,12 +74,7 @@ fn mutated() -> impl Strategy<Value = String> {
         "", ":", "- ", "{", "}", "[", "]", "${", "&a ", "*a", "!x ", "\"", "'", "\n", "\t", "#", "~", "%", "0", "é", "\u{0}",
         "?", "|\n", "---\n", "//", "..",
     ]);
-    (
-        prop::sample::select(vec![SMALL, big]),
-        any::<prop::sample::Index>(),
-        0..12usize,
-        prop::collection::vec(bits, 0..3),
-    )
+    (prop::sample::select(vec![SMALL, big]), any::<prop::sample::Index>(), 0..12usize, prop::collection::vec(bits, 0..3))
         .prop_map(|(text, at, cut, bits)| {
             let chars: Vec<char> = text.chars().collect();
             let at = at.index(chars.len());

@@ -27,12 +27,7 @@ routes:
 
 /// Stands in for the Kafka client: knows a few properties, and quotes what it refuses.
 fn kafka_property(name: &str, value: &str, embedded: bool) -> Result<(), PropertyProblem> {
-    let refuse = |message: String, help: Option<&str>| {
-        Err(PropertyProblem {
-            message,
-            help: help.map(str::to_owned),
-        })
-    };
+    let refuse = |message: String, help: Option<&str>| Err(PropertyProblem { message, help: help.map(str::to_owned) });
     match name {
         "acks" if !matches!(value, "all" | "0" | "1") => refuse(format!("'{value}' is no value for acks"), Some("all, 0 or 1")),
         "security.protocol" if embedded => refuse("the embedded log has no 'security.protocol'".into(), None),
@@ -54,17 +49,6 @@ fn environment(name: &str) -> Option<String> {
 }
 
 pub(super) fn read(text: &str, overrides: &[Override]) -> Result<Plan, Problems> {
-    let source = Source {
-        name: "t.yaml".into(),
-        text: text.into(),
-    };
-    load(
-        &source,
-        Path::new("/base"),
-        overrides,
-        &Checks {
-            kafka_property: &kafka_property,
-            env: &environment,
-        },
-    )
+    let source = Source { name: "t.yaml".into(), text: text.into() };
+    load(&source, Path::new("/base"), overrides, &Checks { kafka_property: &kafka_property, env: &environment })
 }

@@ -10,10 +10,7 @@ fn the_examples_are_valid() {
     let mut seen = 0;
     let mut directories = vec![root];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory)
-            .expect("readable")
-            .map(|entry| entry.expect("readable").path())
-        {
+        for entry in std::fs::read_dir(&directory).expect("readable").map(|entry| entry.expect("readable").path()) {
             if entry.is_dir() {
                 directories.push(entry);
             } else if entry.file_name().is_some_and(|name| name == "tidegate.yaml") {
@@ -24,14 +21,8 @@ fn the_examples_are_valid() {
                     .map(|e| format!("{} at {}", e, e.instance_path()))
                     .collect();
                 assert!(errors.is_empty(), "{}: {errors:#?}", entry.display());
-                let source = Source {
-                    name: entry.display().to_string(),
-                    text,
-                };
-                let checks = Checks {
-                    kafka_property: &|_, _, _| Ok(()),
-                    env: &|_| None,
-                };
+                let source = Source { name: entry.display().to_string(), text };
+                let checks = Checks { kafka_property: &|_, _, _| Ok(()), env: &|_| None };
                 let plan = load(&source, Path::new("."), &[], &checks).unwrap_or_else(|problems| panic!("{problems}"));
                 assert!(!plan.routes.is_empty());
             }

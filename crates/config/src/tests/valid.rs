@@ -26,35 +26,17 @@ fn what_is_left_out_has_a_default() {
     let plan = plan(SMALL);
     assert_eq!(plan.listeners[0].address.to_string(), "127.0.0.1:8080");
     assert_eq!(plan.admin.map(|admin| admin.to_string()).as_deref(), Some("127.0.0.1:8081"));
-    assert_eq!(
-        (plan.log.level, plan.log.format, plan.log.access),
-        (LogLevel::Info, LogFormat::Auto, true)
-    );
+    assert_eq!((plan.log.level, plan.log.format, plan.log.access), (LogLevel::Info, LogFormat::Auto, true));
     let limits = &plan.limits;
-    assert_eq!(
-        (limits.header_bytes, limits.headers, limits.uri_bytes),
-        (16 << 10, 100, 8 << 10)
-    );
-    assert_eq!(
-        (limits.body_bytes, limits.connections, limits.requests),
-        (1 << 20, 10_000, 10_000)
-    );
+    assert_eq!((limits.header_bytes, limits.headers, limits.uri_bytes), (16 << 10, 100, 8 << 10));
+    assert_eq!((limits.body_bytes, limits.connections, limits.requests), (1 << 20, 10_000, 10_000));
     assert_eq!((limits.path_segments, limits.streams_per_connection), (64, 128));
-    let times = [
-        limits.header_timeout,
-        limits.idle_timeout,
-        limits.request_timeout,
-        limits.wait_max,
-        limits.drain_timeout,
-    ];
+    let times = [limits.header_timeout, limits.idle_timeout, limits.request_timeout, limits.wait_max, limits.drain_timeout];
     assert_eq!(times.map(|time| time.as_secs()), [10, 75, 30, 60, 30]);
     assert!(plan.clusters[0].embedded);
     let cache = &plan.cache;
     assert_eq!(cache.directory, std::path::Path::new("/base/./data"));
-    assert_eq!(
-        (cache.segment_bytes, cache.read_your_writes_timeout),
-        (256 << 20, Duration::from_secs(5))
-    );
+    assert_eq!((cache.segment_bytes, cache.read_your_writes_timeout), (256 << 20, Duration::from_secs(5)));
     let topic = &cache.topics[0];
     assert_eq!(
         (topic.name.as_str(), topic.cluster.as_str(), topic.bootstrap, topic.start),
@@ -62,14 +44,8 @@ fn what_is_left_out_has_a_default() {
     );
     assert!(topic.create.is_none());
     let route = &plan.routes[0];
-    assert_eq!(
-        (route.name.as_str(), route.line, route.path.as_str()),
-        ("GET /items/{id}", 9, "/items/{id}")
-    );
-    assert_eq!(
-        (route.listeners.as_slice(), route.methods.as_slice()),
-        (&["public".to_owned()][..], &["GET".to_owned()][..])
-    );
+    assert_eq!((route.name.as_str(), route.line, route.path.as_str()), ("GET /items/{id}", 9, "/items/{id}"));
+    assert_eq!((route.listeners.as_slice(), route.methods.as_slice()), (&["public".to_owned()][..], &["GET".to_owned()][..]));
     match &fetch(&plan, 0).select {
         SelectPlan::Filters(filters) => assert_eq!(filters[0].key.source(), "${params.id}"),
         other => panic!("{other:?}"),
@@ -124,39 +100,24 @@ routes:
     let addresses: Vec<_> = plan.listeners.iter().map(|l| format!("{} {}", l.name, l.address)).collect();
     assert_eq!(addresses, ["internal 127.0.0.1:0", "public [::1]:9090"]);
     assert_eq!(plan.admin, None);
-    assert_eq!(
-        (plan.limits.header_bytes, plan.limits.body_bytes, plan.limits.requests),
-        (32 << 10, 4 << 20, 70)
-    );
+    assert_eq!((plan.limits.header_bytes, plan.limits.body_bytes, plan.limits.requests), (32 << 10, 4 << 20, 70));
     let main = &plan.clusters[1];
     assert_eq!((main.name.as_str(), main.embedded), ("main", false));
     assert_eq!(main.properties["sasl.password"], "007", "a password is not a number");
     assert_eq!(main.properties["linger.ms"], "5");
     let topic = &plan.cache.topics[0];
     let create = topic.create.as_ref().expect("create");
-    assert_eq!(
-        (create.partitions, create.replication, create.config["retention.ms"].as_str()),
-        (3, 2, "1000")
-    );
+    assert_eq!((create.partitions, create.replication, create.config["retention.ms"].as_str()), (3, 2, "1000"));
     let route = &plan.routes[0];
     assert_eq!(route.name, "POST,PUT /files/{*rest}");
     assert_eq!(route.host.as_deref(), Some("api.example.com"));
-    assert_eq!(
-        route.headers,
-        [("x-any".to_owned(), None), ("x-kind".to_owned(), Some("a".to_owned()))]
-    );
+    assert_eq!(route.headers, [("x-any".to_owned(), None), ("x-kind".to_owned(), Some("a".to_owned()))]);
     let produced = produce(&plan, 0);
-    assert_eq!(
-        (produced.topic.source(), produced.cluster.as_str()),
-        ("logs-${params.rest}", "main")
-    );
+    assert_eq!((produced.topic.source(), produced.cluster.as_str()), ("logs-${params.rest}", "main"));
     assert_eq!(produced.partition.as_ref().and_then(|p| p.literal()), Some("0"));
     assert_eq!(produced.headers[1].1.literal(), Some("${literal}"));
     assert_eq!(produced.copy_headers, ["authorization", "content-type"]);
-    assert_eq!(
-        (produced.body_bytes, produced.timeout),
-        (Some(2 << 20), Some(Duration::from_secs(5)))
-    );
+    assert_eq!((produced.body_bytes, produced.timeout), (Some(2 << 20), Some(Duration::from_secs(5))));
     assert!(matches!(fetch(&plan, 1).select, SelectPlan::MergeJson));
     assert_eq!(plan.routes[1].methods, ["GET"]);
     assert_eq!(plan.routes[2].methods, ["POST", "PUT", "PATCH", "DELETE"]);

@@ -9,11 +9,7 @@ fn route(text: &str) -> RouteMatch {
     let mut words = text.split(' ');
     let methods = words.next().expect("methods").split(',').filter(|method| *method != "*");
     let methods = methods.map(|method| method.parse().expect("method")).collect();
-    let mut route = RouteMatch {
-        methods,
-        path: words.next().expect("path").into(),
-        ..RouteMatch::default()
-    };
+    let mut route = RouteMatch { methods, path: words.next().expect("path").into(), ..RouteMatch::default() };
     for word in words {
         match word.strip_prefix('@') {
             Some(host) => route.host = Some(host.into()),
@@ -34,9 +30,7 @@ fn table(routes: &[&str]) -> Result<Router<String>, RouteError> {
 /// `METHOD target [header=value ..]`
 fn head(text: &str) -> Parts {
     let mut words = text.split(' ');
-    let mut request = Request::builder()
-        .method(words.next().expect("method"))
-        .uri(words.next().expect("target"));
+    let mut request = Request::builder().method(words.next().expect("method")).uri(words.next().expect("target"));
     for (name, value) in words.filter_map(|word| word.split_once('=')) {
         request = request.header(name, value);
     }
@@ -46,9 +40,9 @@ fn head(text: &str) -> Parts {
 fn check(routes: &[&str], request: &str, expected: &str) {
     let table = table(routes).expect("table");
     let got = match table.route(&head(request)) {
-        Routed::Found { route, params } => params.iter().fold(format!("-> {route}"), |text, (name, value)| {
-            format!("{text} | {name}={value}")
-        }),
+        Routed::Found { route, params } => {
+            params.iter().fold(format!("-> {route}"), |text, (name, value)| format!("{text} | {name}={value}"))
+        }
         Routed::NotFound => "404".into(),
         Routed::MethodNotAllowed { allow } => format!("405 {allow}"),
         Routed::Options { allow } => format!("options {allow}"),
@@ -115,34 +109,16 @@ fn encoded_paths() {
 
 #[test]
 fn limits_are_those_of_the_listener() {
-    let limits = Limits {
-        uri_bytes: 10,
-        path_segments: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { uri_bytes: 10, path_segments: 2, ..Limits::default() };
     let table = table(&["* /{*rest}"]).expect("table").with_limits(&limits);
     assert!(matches!(table.route(&head("GET /a/b")), Routed::Found { .. }));
-    assert!(matches!(
-        table.route(&head("GET /a/b/c")),
-        Routed::BadPath(PathFault::TooManySegments)
-    ));
-    assert!(matches!(
-        table.route(&head("GET /0123456789")),
-        Routed::BadPath(PathFault::TooLong)
-    ));
+    assert!(matches!(table.route(&head("GET /a/b/c")), Routed::BadPath(PathFault::TooManySegments)));
+    assert!(matches!(table.route(&head("GET /0123456789")), Routed::BadPath(PathFault::TooLong)));
 }
 
 #[test]
 fn the_narrower_pattern_wins() {
-    let routes = &[
-        "GET /{*rest}",
-        "GET /a/{*rest}",
-        "GET /a/{x}",
-        "GET /a/b",
-        "GET /a/v-{x}",
-        "GET /a/{x}/c",
-        "GET /{y}/b",
-    ];
+    let routes = &["GET /{*rest}", "GET /a/{*rest}", "GET /a/{x}", "GET /a/b", "GET /a/v-{x}", "GET /a/{x}/c", "GET /{y}/b"];
     check(routes, "GET /a/b", "-> GET /a/b");
     check(routes, "GET /a/v-1", "-> GET /a/v-{x} | x=1");
     check(routes, "GET /a/z", "-> GET /a/{x} | x=z");
@@ -163,14 +139,7 @@ fn the_more_direct_method_wins() {
 
 #[test]
 fn headers() {
-    let routes = &[
-        "GET /x",
-        "GET /x accept=a",
-        "GET /x accept=a kind",
-        "GET /x/s kind",
-        "GET /x/{id}",
-        "GET /y kind",
-    ];
+    let routes = &["GET /x", "GET /x accept=a", "GET /x accept=a kind", "GET /x/s kind", "GET /x/{id}", "GET /y kind"];
     check(routes, "GET /x", "-> GET /x");
     check(routes, "GET /x accept=b", "-> GET /x");
     check(routes, "GET /x accept=a", "-> GET /x accept=a");
@@ -185,23 +154,13 @@ fn headers() {
 
 #[test]
 fn hosts() {
-    let routes = &[
-        "GET /x",
-        "GET /only-general",
-        "GET /x @api.example.com",
-        "POST /y @API.example.com:8080",
-        "GET /x @[::1]",
-    ];
+    let routes = &["GET /x", "GET /only-general", "GET /x @api.example.com", "POST /y @API.example.com:8080", "GET /x @[::1]"];
     check(routes, "GET /x host=api.example.com", "-> GET /x @api.example.com");
     check(routes, "GET /x host=API.Example.com:8443", "-> GET /x @api.example.com");
     check(routes, "GET /x host=api.example.com.", "-> GET /x @api.example.com");
     check(routes, "GET /x host=other.example.com", "-> GET /x");
     check(routes, "GET /x", "-> GET /x");
-    check(
-        routes,
-        "GET http://api.example.com/x host=other",
-        "-> GET /x @api.example.com",
-    );
+    check(routes, "GET http://api.example.com/x host=other", "-> GET /x @api.example.com");
     check(routes, "GET http://other/x host=api.example.com", "-> GET /x");
     check(routes, "GET /x host=[::1]:80", "-> GET /x @[::1]");
     check(routes, "GET /only-general host=api.example.com", "-> GET /only-general");

@@ -54,7 +54,9 @@ impl Ask {
         let mut ask = Self { partition: None, from: From::Earliest, follow: false };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                "partition" => ask.partition = Some(value.parse().map_err(|_| AdminError::Invalid("partition is no number".into()))?),
+                "partition" => {
+                    ask.partition = Some(value.parse().map_err(|_| AdminError::Invalid("partition is no number".into()))?)
+                }
                 "from" => ask.from = value.parse().map_err(AdminError::Invalid)?,
                 "follow" => ask.follow = value == "true",
                 other => return Err(AdminError::Invalid(format!("unknown parameter {other}"))),
@@ -164,7 +166,9 @@ async fn read_log(partition: usize, log: &PartitionLog, position: &mut i64, tx: 
             }
             Err(e) => {
                 // Told and stepped over: the records behind it are still there.
-                piece.extend_from_slice(serde_json::json!({ "partition": partition, "error": e.to_string() }).to_string().as_bytes());
+                piece.extend_from_slice(
+                    serde_json::json!({ "partition": partition, "error": e.to_string() }).to_string().as_bytes(),
+                );
                 piece.push(b'\n');
             }
         }

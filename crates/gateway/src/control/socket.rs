@@ -67,9 +67,8 @@ async fn serve(stream: UnixStream, control: Control) {
         let control = control.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(request, &control).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service);
+    let connection =
+        hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "control connection");
     }
@@ -96,7 +95,9 @@ impl ControlClient {
         let Ok((_dir, path)) = short_path(directory) else { return Ok(None) };
         let stream = match UnixStream::connect(&path).await {
             Ok(stream) => stream,
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => return Ok(None),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e),
         };
         let (sender, connection) =

@@ -22,9 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn create_topic(config: &ClientConfig, spec: &TopicSpec) -> Result<(), AdminError> {
     check_name(&spec.name)?;
     if spec.partitions == 0 || spec.partitions < -1 {
-        return Err(AdminError::Invalid(
-            "a topic has at least one partition; -1 stands for the broker's default".to_owned(),
-        ));
+        return Err(AdminError::Invalid("a topic has at least one partition; -1 stands for the broker's default".to_owned()));
     }
     let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(spec.replication));
     for (name, value) in &spec.config {
@@ -41,7 +39,8 @@ pub fn create_topic(config: &ClientConfig, spec: &TopicSpec) -> Result<(), Admin
 
 /// The names of all topics, internal ones included.
 pub fn topics(client: &ReaderClient) -> Result<BTreeSet<String>, AdminError> {
-    let metadata = native::metadata(client.client(), Ask::All, ANSWER_TIMEOUT).map_err(unavailable)?;
+    let metadata = native::metadata_unless(client.client(), Ask::All, ANSWER_TIMEOUT, || client.context().0.is_down())
+        .map_err(unavailable)?;
     Ok(metadata.topics.into_keys().collect())
 }
 
@@ -51,22 +50,11 @@ pub fn describe_topic(client: &Arc<ReaderClient>, config: &ClientConfig, name: &
     for (leader, partition) in found.leaders.iter().zip(0..) {
         let (start_offset, end_offset) = match leader {
             -1 => (-1, -1),
-            _ => client
-                .fetch_watermarks(name, partition, ANSWER_TIMEOUT)
-                .map_err(|e| failed(&e))?,
+            _ => client.fetch_watermarks(name, partition, ANSWER_TIMEOUT).map_err(|e| failed(&e))?,
         };
-        partitions.push(PartitionDescription {
-            partition,
-            start_offset,
-            end_offset,
-            leader: *leader,
-        });
+        partitions.push(PartitionDescription { partition, start_offset, end_offset, leader: *leader });
     }
-    Ok(TopicDescription {
-        name: name.to_owned(),
-        partitions,
-        config: topic_config(config, name)?,
-    })
+    Ok(TopicDescription { name: name.to_owned(), partitions, config: topic_config(config, name)? })
 }
 
 /// The topic as the cluster's metadata has it.
@@ -74,7 +62,9 @@ pub fn find_topic(client: &Arc<ReaderClient>, name: &str) -> Result<TopicMetadat
     check_name(name)?;
     let unknown = || AdminError::UnknownTopic(name.to_owned());
     let handle = TopicHandle::new(client, name).ok_or_else(unknown)?;
-    let mut metadata = native::metadata(client.client(), Ask::One(&handle), ANSWER_TIMEOUT).map_err(unavailable)?;
+    let mut metadata =
+        native::metadata_unless(client.client(), Ask::One(&handle), ANSWER_TIMEOUT, || client.context().0.is_down())
+            .map_err(unavailable)?;
     let found = metadata.topics.remove(name).ok_or_else(unknown)?;
     if found.code.is(E::UnknownTopicOrPartition) {
         return Err(unknown());
@@ -94,10 +84,7 @@ pub fn topic_config(config: &ClientConfig, name: &str) -> Result<BTreeMap<String
         return Ok(BTreeMap::new());
     };
     let entries = resource.map_err(|code| refused(code, name))?.entries;
-    Ok(entries
-        .into_iter()
-        .filter_map(|entry| Some((entry.name, entry.value?)))
-        .collect())
+    Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }
 
 /// A client for one call: topics are created and described rarely, and its connections need not stay.
@@ -106,9 +93,7 @@ fn admin(config: &ClientConfig) -> Result<AdminClient<DefaultClientContext>, Adm
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new()
-        .request_timeout(Some(ANSWER_TIMEOUT))
-        .operation_timeout(Some(ANSWER_TIMEOUT))
+    AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT))
 }
 
 /// Waits on this thread, which is one for blocking.
@@ -117,11 +102,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn check_name(name: &str) -> Result<(), AdminError> {
-    let problem = || {
-        AdminError::Invalid(format!(
-            "{name:?} is no legal topic name: 1 to 249 of a-z A-Z 0-9 . _ -, not . or .."
-        ))
-    };
+    let problem = || AdminError::Invalid(format!("{name:?} is no legal topic name: 1 to 249 of a-z A-Z 0-9 . _ -, not . or .."));
     if is_legal_topic_name(name) { Ok(()) } else { Err(problem()) }
 }
 

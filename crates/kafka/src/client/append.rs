@@ -21,28 +21,17 @@ pub fn append(log: &PartitionLog, messages: &[Message<'_>]) -> Appended {
     let known = messages.iter().take_while(|m| m.offset() < before).count();
     let messages = &messages[known..];
     let Some(last) = messages.last() else {
-        return Appended {
-            records: 0,
-            problem: None,
-        };
+        return Appended { records: 0, problem: None };
     };
     let names = collect_headers(messages);
-    let headers: Vec<Header<'_>> = names
-        .headers
-        .iter()
-        .map(|(name, value)| Header { name, value: *value })
-        .collect();
+    let headers: Vec<Header<'_>> = names.headers.iter().map(|(name, value)| Header { name, value: *value }).collect();
     let mut from = 0;
     let records = messages.iter().zip(&names.ends).map(|(message, to)| {
         let (timestamp_ms, appended) = message.timestamp();
         let record = NewRecord {
             offset: message.offset(),
             timestamp_ms,
-            timestamp_type: if appended {
-                TimestampType::LogAppend
-            } else {
-                TimestampType::Create
-            },
+            timestamp_type: if appended { TimestampType::LogAppend } else { TimestampType::Create },
             key: message.key(),
             value: message.value(),
             headers: &headers[from..*to],
@@ -52,18 +41,12 @@ pub fn append(log: &PartitionLog, messages: &[Message<'_>]) -> Appended {
     });
     let records: Vec<NewRecord<'_>> = records.collect();
     match log.append(&records) {
-        Ok(()) => Appended {
-            records: records.len() as u64,
-            problem: None,
-        },
+        Ok(()) => Appended { records: records.len() as u64, problem: None },
         Err(error) => {
             let end = log.end_offset();
             let taken = records.iter().take_while(|r| r.offset < end).count() as u64;
             tracing::warn!(%error, offset = last.offset(), "fetched records cannot be cached");
-            Appended {
-                records: taken,
-                problem: Some(error.to_string()),
-            }
+            Appended { records: taken, problem: Some(error.to_string()) }
         }
     }
 }
@@ -76,10 +59,7 @@ struct Headers<'b> {
 }
 
 fn collect_headers<'b>(messages: &[Message<'b>]) -> Headers<'b> {
-    let mut found = Headers {
-        headers: Vec::new(),
-        ends: Vec::with_capacity(messages.len()),
-    };
+    let mut found = Headers { headers: Vec::new(), ends: Vec::with_capacity(messages.len()) };
     for message in messages {
         // Kafka's protocol says that a name is UTF-8, but no broker checks it.
         message.each_header(|name, value| found.headers.push((name.to_string_lossy(), value)));

@@ -44,10 +44,7 @@ mod tests {
         assert_eq!(full, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
         backoff.reset();
         assert_eq!(backoff.next(0.0), RETRY_MIN / 2);
-        let mut many = Backoff {
-            failures: u32::MAX,
-            max: MISSING_TOPIC_RETRY_MAX,
-        };
+        let mut many = Backoff { failures: u32::MAX, max: MISSING_TOPIC_RETRY_MAX };
         assert_eq!(many.next(1.0), MISSING_TOPIC_RETRY_MAX);
     }
 }

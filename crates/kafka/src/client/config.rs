@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 
 use crate::properties::{self, Scope};
 
@@ -64,10 +65,7 @@ pub fn client_config(properties: &BTreeMap<String, String>, scope: Scope) -> Res
         config.set(*name, *value);
     }
     if scope == Scope::Producer && !given.contains_key("enable.idempotence") {
-        config.set(
-            "enable.idempotence",
-            if allows_idempotence(&given) { "true" } else { "false" },
-        );
+        config.set("enable.idempotence", if allows_idempotence(&given) { "true" } else { "false" });
     }
     for (name, value) in &given {
         config.set(*name, value.as_str());
@@ -78,8 +76,17 @@ pub fn client_config(properties: &BTreeMap<String, String>, scope: Scope) -> Res
     if scope == Scope::Producer || scope == Scope::Consumer {
         config.set("statistics.interval.ms", "1000");
     }
-    config.create_native_config().map_err(|e| e.to_string())?;
+    config.create_native_config().map_err(|e| refusal(&e))?;
     Ok(config)
+}
+
+/// librdkafka's reason, without the value, which may be a secret.
+pub fn refusal(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
+        KafkaError::ClientCreation(reason) => reason.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// As in Kafka's own producer, idempotence is the default unless another property excludes it.
@@ -107,44 +114,20 @@ mod tests {
         check(
             Scope::Producer,
             &[],
-            &[
-                ("enable.idempotence", Some("true")),
-                ("linger.ms", Some("0")),
-                ("auto.offset.reset", None),
-            ],
+            &[("enable.idempotence", Some("true")), ("linger.ms", Some("0")), ("auto.offset.reset", None)],
         );
-        check(
-            Scope::Producer,
-            &[("acks", "1")],
-            &[("enable.idempotence", Some("false")), ("acks", Some("1"))],
-        );
-        check(
-            Scope::Producer,
-            &[("max.in.flight", "6")],
-            &[("enable.idempotence", Some("false"))],
-        );
-        check(
-            Scope::Producer,
-            &[("acks", "1"), ("enable.idempotence", "true")],
-            &[("enable.idempotence", Some("true"))],
-        );
+        check(Scope::Producer, &[("acks", "1")], &[("enable.idempotence", Some("false")), ("acks", Some("1"))]);
+        check(Scope::Producer, &[("max.in.flight", "6")], &[("enable.idempotence", Some("false"))]);
+        check(Scope::Producer, &[("acks", "1"), ("enable.idempotence", "true")], &[("enable.idempotence", Some("true"))]);
         check(
             Scope::Producer,
             &[("message.timeout.ms", "9"), ("linger.ms", "3")],
-            &[
-                ("delivery.timeout.ms", Some("9")),
-                ("linger.ms", Some("3")),
-                ("message.timeout.ms", None),
-            ],
+            &[("delivery.timeout.ms", Some("9")), ("linger.ms", Some("3")), ("message.timeout.ms", None)],
         );
         check(
             Scope::Consumer,
             &[("isolation.level", "read_uncommitted")],
-            &[
-                ("isolation.level", Some("read_uncommitted")),
-                ("enable.partition.eof", Some("true")),
-                ("group.id", None),
-            ],
+            &[("isolation.level", Some("read_uncommitted")), ("enable.partition.eof", Some("true")), ("group.id", None)],
         );
         check(
             Scope::Admin,

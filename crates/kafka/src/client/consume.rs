@@ -33,9 +33,7 @@ pub fn consume(
     let found = admin::find_topic(client, name)?;
     let count = i32::try_from(found.leaders.len()).unwrap_or(i32::MAX);
     if let Some(wrong) = partition.filter(|p| !(0..count).contains(p)) {
-        return Err(AdminError::Invalid(format!(
-            "topic {name} has no partition {wrong}: it has {count}, counted from 0"
-        )));
+        return Err(AdminError::Invalid(format!("topic {name} has no partition {wrong}: it has {count}, counted from 0")));
     }
     let handle = TopicHandle::new(client, name).ok_or_else(|| AdminError::UnknownTopic(name.to_owned()))?;
     let mut queue = RecordQueue::new(client, BATCH_RECORDS_MAX);

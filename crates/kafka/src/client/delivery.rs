@@ -28,21 +28,14 @@ impl ProducerContext for WriterContext {
             Ok(message) => {
                 let offset = message.offset();
                 let timestamp_ms = message.timestamp().to_millis().unwrap_or(-1);
-                Ok(Produced {
-                    partition: message.partition(),
-                    offset: (offset >= 0).then_some(offset),
-                    timestamp_ms,
-                })
+                Ok(Produced { partition: message.partition(), offset: (offset >= 0).then_some(offset), timestamp_ms })
             }
             Err((error, message)) => {
                 // SAFETY: the message is alive during the callback.
                 let status = unsafe { rd::rd_kafka_message_status(message.ptr()) };
                 let kept_out = status == rd::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
                 let written = if kept_out { Written::No } else { Written::Maybe };
-                Err(Failure {
-                    code: error.rdkafka_error_code().unwrap_or(E::Unknown),
-                    written,
-                })
+                Err(Failure { code: error.rdkafka_error_code().unwrap_or(E::Unknown), written })
             }
         };
         if outcome.is_err_and(|failure| failure.code == E::Fatal) {
@@ -76,10 +69,7 @@ pub fn classify(failure: Failure, topic: &str, partition: Option<i32>, limit_byt
         E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed => ProduceError::NotAuthorized { reason },
         E::MessageTimedOut | E::RequestTimedOut => ProduceError::TimedOut { reason, written },
         // The leader has the record, its followers have not: it may yet be lost, or stay.
-        E::NotEnoughReplicasAfterAppend => ProduceError::Unavailable {
-            reason,
-            written: Written::Maybe,
-        },
+        E::NotEnoughReplicasAfterAppend => ProduceError::Unavailable { reason, written: Written::Maybe },
         _ => ProduceError::Unavailable { reason, written },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_millis(50);
 /// How often librdkafka's log, errors and statistics are looked at.
 const EVENTS_INTERVAL: Duration = Duration::from_millis(50);
 /// A partition that was at the cluster's end counts as behind again from here.
-const LIVE_LAG_RECORDS_MAX: i64 = 10_000;
+const LIVE_LAG_RECORDS_MAX: i64 = 1_000;
 
 /// A topic that is cached.
 pub struct TopicFetch {
@@ -53,16 +53,13 @@ pub struct Slot {
     pub start: FetchStart,
     pub log: Arc<PartitionLog>,
     state: Mutex<(PartitionState, Option<String>)>,
+    /// The cluster's end as it was heard when catching up began, or went on; `i64::MAX` before.
+    target: AtomicI64,
 }
 
 impl Slot {
     pub fn new(partition: i32, start: FetchStart, log: Arc<PartitionLog>) -> Self {
-        Self {
-            partition,
-            start,
-            log,
-            state: Mutex::new((PartitionState::Waiting, None)),
-        }
+        Self { partition, start, log, state: Mutex::new((PartitionState::Waiting, None)), target: AtomicI64::new(i64::MAX) }
     }
 
     pub fn state(&self) -> (PartitionState, Option<String>) {
@@ -75,6 +72,23 @@ impl Slot {
 
     fn is(&self, state: PartitionState) -> bool {
         self.state.lock().0 == state
+    }
+
+    /// Whether the partition has come to the cluster's end by an append. librdkafka tells of the end only when a fetch
+    /// finds nothing, which on a busy topic never happens.
+    fn has_caught_up(&self, handle: &TopicHandle) -> bool {
+        let cached = self.log.end_offset();
+        if !self.is(PartitionState::CatchingUp) {
+            return false;
+        }
+        let target = self.target.load(Ordering::Relaxed);
+        if target != i64::MAX && cached < target {
+            return false;
+        }
+        let Some(end) = handle.last_heard_end(self.partition) else { return false };
+        let near = target != i64::MAX && end - cached <= LIVE_LAG_RECORDS_MAX;
+        self.target.store(end, Ordering::Relaxed);
+        near || cached >= end
     }
 }
 
@@ -90,12 +104,7 @@ pub enum Notice {
     /// A topic is wanted, or was created: look at once.
     Look,
     /// Reading stopped.
-    Stopped {
-        topic: Arc<TopicFetch>,
-        slot: Arc<Slot>,
-        reason: Reason,
-        problem: String,
-    },
+    Stopped { topic: Arc<TopicFetch>, slot: Arc<Slot>, reason: Reason, problem: String },
 }
 
 /// The fetching thread's own.
@@ -108,12 +117,7 @@ pub struct Fetcher {
 
 impl Fetcher {
     pub fn new(client: Arc<ReaderClient>, orders: Receiver<Order>, notices: Sender<Notice>) -> Self {
-        Self {
-            client,
-            orders,
-            notices,
-            reading: HashMap::new(),
-        }
+        Self { client, orders, notices, reading: HashMap::new() }
     }
 
     /// Reads until told to stop.
@@ -148,6 +152,7 @@ impl Fetcher {
                 if self.reading.contains_key(&id) {
                     return;
                 }
+                slot.target.store(i64::MAX, Ordering::Relaxed);
                 match queue.start(&topic.handle, slot.partition, slot.log.end_offset()) {
                     Ok(()) => drop(self.reading.insert(id, (topic, slot))),
                     Err(problem) => self.tell(topic, slot, Reason::Started, problem),
@@ -197,6 +202,8 @@ impl Fetcher {
             topic.fetched.fetch_add(records, Ordering::Relaxed);
             if let Some(problem) = problem {
                 faults.push((id, Reason::Started, problem));
+            } else if slot.has_caught_up(&topic.handle) {
+                topic.reached_end(slot);
             } else if run.len() > BATCH_RECORDS_MAX / 2 && slot.is(PartitionState::Live) {
                 let end = topic.handle.last_heard_end(slot.partition).unwrap_or(0);
                 if end - slot.log.end_offset() > LIVE_LAG_RECORDS_MAX {
@@ -214,12 +221,7 @@ impl Fetcher {
         if code.is(E::PartitionEOF) {
             // Offsets that hold no record for us: marks of transactions, aborted records, compacted ones.
             slot.log.skip_to(message.offset());
-            slot.set(PartitionState::Live, None);
-            if topic.is_live()
-                && let Err(error) = topic.cache.mark_complete()
-            {
-                tracing::warn!(topic = topic.cache.name(), %error, "cannot note that the cache is complete");
-            }
+            topic.reached_end(slot);
             return None;
         }
         let text = message.error_text();
@@ -243,19 +245,17 @@ impl Fetcher {
     fn tell(&self, topic: Arc<TopicFetch>, slot: Arc<Slot>, reason: Reason, problem: String) {
         slot.set(PartitionState::Failed, Some(problem.clone()));
         // Without a supervisor everything is about to end.
-        let _ = self.notices.send(Notice::Stopped {
-            topic,
-            slot,
-            reason,
-            problem,
-        });
+        let _ = self.notices.send(Notice::Stopped { topic, slot, reason, problem });
     }
 }
 
 impl TopicFetch {
-    /// Whether every partition has been read up to the cluster's end.
-    fn is_live(&self) -> bool {
-        let slots = self.slots.read();
-        !slots.is_empty() && slots.iter().all(|slot| slot.is(PartitionState::Live))
+    /// A partition has been read up to the cluster's end, and with it perhaps the last one.
+    fn reached_end(&self, slot: &Slot) {
+        slot.set(PartitionState::Live, None);
+        let is_live = self.slots.read().iter().all(|slot| slot.is(PartitionState::Live));
+        if is_live && let Err(error) = self.cache.mark_complete() {
+            tracing::warn!(topic = self.cache.name(), %error, "cannot note that the cache is complete");
+        }
     }
 }

@@ -32,12 +32,7 @@ struct State {
 impl Health {
     pub fn new(cluster: &str, role: &'static str) -> Arc<Self> {
         let (down, _) = watch::channel(false);
-        Arc::new(Self {
-            cluster: cluster.to_owned(),
-            role,
-            state: Mutex::default(),
-            down,
-        })
+        Arc::new(Self { cluster: cluster.to_owned(), role, state: Mutex::default(), down })
     }
 
     /// True from when every broker was seen to be down until one answers.
@@ -101,17 +96,9 @@ impl Health {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(json) else {
             return;
         };
-        let brokers = statistics
-            .brokers
-            .into_values()
-            .filter(|b| b.source != "internal" && b.source != "logical");
-        let mut brokers: Vec<_> = brokers
-            .map(|b| BrokerStatus {
-                address: b.nodename,
-                id: b.nodeid,
-                state: b.state.into_owned(),
-            })
-            .collect();
+        let brokers = statistics.brokers.into_values().filter(|b| b.source != "internal" && b.source != "logical");
+        let mut brokers: Vec<_> =
+            brokers.map(|b| BrokerStatus { address: b.nodename, id: b.nodeid, state: b.state.into_owned() }).collect();
         // Bootstrap addresses (id -1) say nothing more once the cluster has told who its brokers are.
         if brokers.iter().any(|b| b.id >= 0) {
             brokers.retain(|b| b.id >= 0);
@@ -218,10 +205,7 @@ mod tests {
 
     fn statistics(brokers: &[(i32, &str)]) -> String {
         let each = brokers.iter().map(|(id, state)| {
-            format!(
-                r#""b{id}":{{"nodeid":{id},"nodename":"h:{}","source":"learned","state":"{state}"}}"#,
-                9000 + id
-            )
+            format!(r#""b{id}":{{"nodeid":{id},"nodename":"h:{}","source":"learned","state":"{state}"}}"#, 9000 + id)
         });
         format!(r#"{{"name":"x","brokers":{{{}}}}}"#, each.collect::<Vec<_>>().join(","))
     }
@@ -238,11 +222,7 @@ mod tests {
         assert!(health.is_down());
         health.statistics(statistics(&[(-1, "DOWN"), (1, "UP"), (2, "INIT")]).as_bytes());
         assert!(health.is_reached() && health.fault().is_none());
-        let shown: Vec<_> = health
-            .brokers()
-            .iter()
-            .map(|b| format!("{} {} {}", b.id, b.address, b.state))
-            .collect();
+        let shown: Vec<_> = health.brokers().iter().map(|b| format!("{} {} {}", b.id, b.address, b.state)).collect();
         assert_eq!(shown, ["1 h:9001 UP", "2 h:9002 INIT"]);
     }
 
@@ -250,15 +230,9 @@ mod tests {
     fn the_fault_of_one_broker_lasts_as_long_as_it_is_away() {
         let health = Health::new("main", "reader");
         health.statistics(statistics(&[(1, "UP"), (2, "UP")]).as_bytes());
-        health.error(
-            &KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure),
-            "h:9002: refused",
-        );
+        health.error(&KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), "h:9002: refused");
         health.statistics(statistics(&[(1, "UP"), (2, "DOWN")]).as_bytes());
-        assert_eq!(
-            (health.is_reached(), health.fault().as_deref()),
-            (true, Some("h:9002: refused"))
-        );
+        assert_eq!((health.is_reached(), health.fault().as_deref()), (true, Some("h:9002: refused")));
         health.statistics(statistics(&[(1, "UP"), (2, "UP")]).as_bytes());
         assert_eq!(health.fault(), None);
     }

@@ -55,13 +55,7 @@ impl KnownTopics {
     /// `health` is the reader's.
     pub fn new(reader: Arc<ReaderClient>, health: Arc<Health>) -> Self {
         let (known, missing) = (RwLock::default(), Mutex::default());
-        Self {
-            reader,
-            health,
-            known,
-            missing,
-            lookups: Semaphore::new(LOOKUPS_MAX),
-        }
+        Self { reader, health, known, missing, lookups: Semaphore::new(LOOKUPS_MAX) }
     }
 
     /// The topic, if it exists and has that partition.
@@ -78,8 +72,8 @@ impl KnownTopics {
         if let Some(known) = self.remembered(topic, partition)? {
             return Ok(known);
         }
-        let (reader, name) = (Arc::clone(&self.reader), topic.to_owned());
-        let asking = tokio::task::spawn_blocking(move || lookup(&reader, &name));
+        let (reader, health, name) = (Arc::clone(&self.reader), Arc::clone(&self.health), topic.to_owned());
+        let asking = tokio::task::spawn_blocking(move || lookup(&reader, &health, &name));
         let answer = tokio::select! {
             answer = asking => answer.unwrap_or_else(|e| Err(unavailable(&format!("looking for the topic failed: {e}")))),
             () = self.health.until_down() => Err(self.down()),
@@ -95,19 +89,13 @@ impl KnownTopics {
         let partitions = answer?;
         self.health.answered();
         let known = self.remember(topic, partitions);
-        if partition.is_some_and(|p| p >= partitions) {
-            Err(unknown_partition(topic, partition))
-        } else {
-            Ok(known)
-        }
+        if partition.is_some_and(|p| p >= partitions) { Err(unknown_partition(topic, partition)) } else { Ok(known) }
     }
 
     /// `None`: the cluster must be asked.
     fn remembered(&self, topic: &str, partition: Option<i32>) -> Result<Option<Arc<Known>>, ProduceError> {
         if !is_legal_topic_name(topic) {
-            return Err(ProduceError::Invalid {
-                reason: format!("{topic:?} is no legal topic name"),
-            });
+            return Err(ProduceError::Invalid { reason: format!("{topic:?} is no legal topic name") });
         }
         if partition.is_some_and(|p| p < 0) {
             return Err(unknown_partition(topic, partition));
@@ -117,29 +105,16 @@ impl KnownTopics {
                 return Ok(Some(Arc::clone(known)));
             }
             let is_fresh = known.looked_up.lock().elapsed() < MISSING_TTL;
-            return if is_fresh {
-                Err(unknown_partition(topic, partition))
-            } else {
-                Ok(None)
-            };
+            return if is_fresh { Err(unknown_partition(topic, partition)) } else { Ok(None) };
         }
         let is_missing = self.missing.lock().get(topic).is_some_and(|at| at.elapsed() < MISSING_TTL);
-        if is_missing {
-            Err(ProduceError::UnknownTopic { topic: topic.to_owned() })
-        } else {
-            Ok(None)
-        }
+        if is_missing { Err(ProduceError::UnknownTopic { topic: topic.to_owned() }) } else { Ok(None) }
     }
 
     fn remember(&self, topic: &str, partitions: i32) -> Arc<Known> {
         let mut all = self.known.write();
-        let fresh = || {
-            Arc::new(Known {
-                partitions: AtomicI32::new(0),
-                looked_up: Mutex::new(Instant::now()),
-                pace: RwLock::default(),
-            })
-        };
+        let fresh =
+            || Arc::new(Known { partitions: AtomicI32::new(0), looked_up: Mutex::new(Instant::now()), pace: RwLock::default() });
         let known = all.entry(topic.to_owned()).or_insert_with(fresh);
         known.partitions.store(partitions, Ordering::Relaxed);
         *known.looked_up.lock() = Instant::now();
@@ -168,11 +143,7 @@ impl Known {
 
     /// The limit that [`Known::learn_limit`] was last told, while it is believed.
     pub fn limit_bytes(&self) -> Option<usize> {
-        self.pace
-            .read()
-            .as_ref()
-            .filter(|p| p.learned.elapsed() < LIMIT_TTL)
-            .map(|p| p.limit_bytes)
+        self.pace.read().as_ref().filter(|p| p.learned.elapsed() < LIMIT_TTL).map(|p| p.limit_bytes)
     }
 
     /// From now on, no more than these bytes are on their way to the topic at a time.
@@ -182,37 +153,26 @@ impl Known {
             Some(old) if old.limit_bytes == limit_bytes => Arc::clone(&old.room),
             _ => Arc::new(Semaphore::new(limit_bytes.clamp(1, Semaphore::MAX_PERMITS))),
         };
-        *pace = Some(Arc::new(Pace {
-            limit_bytes,
-            learned: Instant::now(),
-            room,
-        }));
+        *pace = Some(Arc::new(Pace { limit_bytes, learned: Instant::now(), room }));
     }
 }
 
 /// Bytes of a record in a batch, at most.
 pub fn batch_bytes(record: &ProduceRecord) -> usize {
     let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + length(value) + 10)
-        .sum();
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + length(value) + 10).sum();
     length(&record.key) + length(&record.value) + headers + RECORD_OVERHEAD_BYTES
 }
 
 fn unknown_partition(topic: &str, partition: Option<i32>) -> ProduceError {
-    ProduceError::UnknownPartition {
-        topic: topic.to_owned(),
-        partition: partition.unwrap_or(-1),
-    }
+    ProduceError::UnknownPartition { topic: topic.to_owned(), partition: partition.unwrap_or(-1) }
 }
 
 /// The number of partitions. Blocks up to [`LOOKUP_TIMEOUT`].
-fn lookup(reader: &Arc<ReaderClient>, topic: &str) -> Result<i32, ProduceError> {
+fn lookup(reader: &Arc<ReaderClient>, health: &Health, topic: &str) -> Result<i32, ProduceError> {
     let unknown = || ProduceError::UnknownTopic { topic: topic.to_owned() };
     let handle = TopicHandle::new(reader, topic).ok_or_else(unknown)?;
-    let answer = native::metadata(reader.client(), Ask::One(&handle), LOOKUP_TIMEOUT);
+    let answer = native::metadata_unless(reader.client(), Ask::One(&handle), LOOKUP_TIMEOUT, || health.is_down());
     let found = answer.map_err(|code| unavailable(&code.text()))?;
     let Some(found) = found.topics.get(topic) else {
         return Err(unknown());
@@ -220,14 +180,8 @@ fn lookup(reader: &Arc<ReaderClient>, topic: &str) -> Result<i32, ProduceError> 
     let is = |code: RDKafkaErrorCode| found.code.is(code);
     match found.leaders.len() {
         _ if is(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(unknown()),
-        _ if is(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(ProduceError::NotAuthorized {
-            reason: found.code.text(),
-        }),
-        0 => Err(if found.code == Code::NONE {
-            unknown()
-        } else {
-            unavailable(&found.code.text())
-        }),
+        _ if is(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(ProduceError::NotAuthorized { reason: found.code.text() }),
+        0 => Err(if found.code == Code::NONE { unknown() } else { unavailable(&found.code.text()) }),
         partitions => Ok(i32::try_from(partitions).unwrap_or(i32::MAX)),
     }
 }

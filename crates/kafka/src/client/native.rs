@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::bindings as rd;
@@ -69,6 +69,9 @@ unsafe fn bytes<'a>(at: *const c_void, len: usize) -> Option<&'a [u8]> {
     (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), len) })
 }
 
+/// How long one request for metadata is waited for before it is asked whether to go on.
+const ASK_SLICE: Duration = Duration::from_secs(1);
+
 fn millis(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX)
 }
@@ -90,10 +93,7 @@ impl TopicHandle {
         let name = CString::new(name).ok()?;
         // SAFETY: the client is alive; a null configuration means the client's own.
         let at = unsafe { rd::rd_kafka_topic_new(client.client().native_ptr(), name.as_ptr(), ptr::null_mut()) };
-        (!at.is_null()).then(|| Self {
-            at,
-            client: Arc::clone(client),
-        })
+        (!at.is_null()).then(|| Self { at, client: Arc::clone(client) })
     }
 
     /// What [`Message::topic`] gives for the records of this topic.
@@ -140,22 +140,14 @@ impl RecordQueue {
     pub fn new(client: &Arc<ReaderClient>, batch: usize) -> Self {
         // SAFETY: the client is alive.
         let at = unsafe { rd::rd_kafka_queue_new(client.client().native_ptr()) };
-        Self {
-            at,
-            slots: vec![ptr::null_mut(); batch],
-            _client: Arc::clone(client),
-        }
+        Self { at, slots: vec![ptr::null_mut(); batch], _client: Arc::clone(client) }
     }
 
     /// Starts reading a partition at an offset. The client must not read it already.
     pub fn start(&self, topic: &TopicHandle, partition: i32, offset: i64) -> Result<(), String> {
         // SAFETY: topic and queue are alive and of the same client.
         let refused = unsafe { rd::rd_kafka_consume_start_queue(topic.at, partition, offset, self.at) } != 0;
-        if refused {
-            Err(format!("cannot read partition {partition} from offset {offset}"))
-        } else {
-            Ok(())
-        }
+        if refused { Err(format!("cannot read partition {partition} from offset {offset}")) } else { Ok(()) }
     }
 
     /// Stops reading a partition; what it had fetched and not given out is dropped. Harmless when it is not read.
@@ -179,9 +171,7 @@ impl RecordQueue {
             }
         }
         let taken = usize::try_from(taken).unwrap_or(0).min(self.slots.len());
-        Batch {
-            messages: &mut self.slots[..taken],
-        }
+        Batch { messages: &mut self.slots[..taken] }
     }
 }
 
@@ -303,6 +293,28 @@ pub enum Ask<'a> {
     /// Those this client holds a handle of; none is fine, and asks whether the cluster answers at all.
     Known,
     One(&'a TopicHandle),
+}
+
+/// Asks the cluster until it answers, time is up, or `give_up` says so. Blocks; a call of librdkafka cannot be broken
+/// off, so it is made of short ones.
+pub fn metadata_unless<C: ClientContext>(
+    client: &Client<C>,
+    ask: Ask<'_>,
+    timeout: Duration,
+    give_up: impl Fn() -> bool,
+) -> Result<Metadata, Code> {
+    let began = Instant::now();
+    loop {
+        let left = timeout.saturating_sub(began.elapsed());
+        match metadata(client, ask, left.min(ASK_SLICE)) {
+            Err(code) if is_no_answer(code) && left > ASK_SLICE && !give_up() => {}
+            result => return result,
+        }
+    }
+}
+
+fn is_no_answer(code: Code) -> bool {
+    code.is(RDKafkaErrorCode::OperationTimedOut) || code.is(RDKafkaErrorCode::BrokerTransportFailure)
 }
 
 /// Asks the cluster. Blocks up to `timeout`.

@@ -12,6 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 
+use super::config::refusal;
 use super::delivery::{Failure, Outcome};
 use super::health::{Health, WriterContext};
 use super::native::{self, Ask};
@@ -41,17 +42,9 @@ impl Producer {
     pub fn start(config: ClientConfig, health: Arc<Health>) -> Result<Self, String> {
         let first = create(&config, &health)?;
         let (closed, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-        let shared = Arc::new(Shared {
-            config,
-            health,
-            current: RwLock::new(first),
-            closed,
-            stop,
-        });
+        let shared = Arc::new(Shared { config, health, current: RwLock::new(first), closed, stop });
         let serving = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("kafka-producer".to_owned())
-            .spawn(move || serving.serve());
+        let thread = std::thread::Builder::new().name("kafka-producer".to_owned()).spawn(move || serving.serve());
         let thread = Mutex::new(Some(thread.map_err(|e| format!("no thread for the producer: {e}"))?));
         Ok(Self { shared, thread })
     }
@@ -62,18 +55,12 @@ impl Producer {
             return Err(Failed::Error(unavailable("this gateway is stopping")));
         }
         if self.shared.health.is_down() {
-            let why = self
-                .shared
-                .health
-                .fault()
-                .unwrap_or_else(|| "all brokers are down".to_owned());
+            let why = self.shared.health.fault().unwrap_or_else(|| "all brokers are down".to_owned());
             return Err(Failed::Error(unavailable(&why)));
         }
         // librdkafka takes 0 for "now", and so could not keep its word.
         if record.timestamp_ms.is_some_and(|at| at <= 0) {
-            return Err(Failed::Error(ProduceError::Invalid {
-                reason: "the timestamp must be after the Unix epoch".to_owned(),
-            }));
+            return Err(Failed::Error(ProduceError::Invalid { reason: "the timestamp must be after the Unix epoch".to_owned() }));
         }
         let (sender, receiver) = oneshot::channel();
         let mut message: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(&record.topic, Box::new(sender));
@@ -90,10 +77,7 @@ impl Producer {
                 if code == RDKafkaErrorCode::Fatal {
                     producer.context().broken.store(true, Ordering::Release);
                 }
-                Err(Failed::Local(Failure {
-                    code,
-                    written: Written::No,
-                }))
+                Err(Failed::Local(Failure { code, written: Written::No }))
             }
         }
     }
@@ -168,27 +152,64 @@ impl Shared {
 }
 
 fn create(config: &ClientConfig, health: &Arc<Health>) -> Result<Arc<BaseProducer<WriterContext>>, String> {
-    let context = WriterContext {
-        health: Arc::clone(health),
-        broken: AtomicBool::new(false),
-    };
-    config.create_with_context(context).map(Arc::new).map_err(|e| e.to_string())
+    let context = WriterContext { health: Arc::clone(health), broken: AtomicBool::new(false) };
+    config.create_with_context(context).map(Arc::new).map_err(|e| refusal(&e))
 }
 
 fn headers(record: &ProduceRecord) -> Option<OwnedHeaders> {
     let first = OwnedHeaders::new_with_capacity(record.headers.len());
     let add = |headers: OwnedHeaders, (name, value): &(String, Option<bytes::Bytes>)| {
-        headers.insert(Header {
-            key: name,
-            value: value.as_deref(),
-        })
+        headers.insert(Header { key: name, value: value.as_deref() })
     };
     (!record.headers.is_empty()).then(|| record.headers.iter().fold(first, add))
 }
 
 pub fn unavailable(reason: &str) -> ProduceError {
-    ProduceError::Unavailable {
-        reason: reason.to_owned(),
-        written: Written::No,
+    ProduceError::Unavailable { reason: reason.to_owned(), written: Written::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rdkafka::bindings as rd;
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::client::config::client_config;
+    use crate::properties::Scope;
+
+    fn send(producer: &Producer) -> Option<Outcome> {
+        let record = ProduceRecord { topic: "t".to_owned(), value: Some("v".into()), ..ProduceRecord::default() };
+        producer.send(&record).ok().and_then(|receiver| receiver.blocking_recv().ok())
+    }
+
+    #[test]
+    fn a_producer_that_breaks_is_replaced() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("t", 1, 1).expect("a topic");
+        let properties = BTreeMap::from([("bootstrap.servers".to_owned(), cluster.bootstrap_servers())]);
+        let config = client_config(&properties, Scope::Producer).expect("fine");
+        let producer = Producer::start(config, Health::new("main", "producer")).expect("started");
+        assert_eq!(send(&producer).and_then(Result::ok).and_then(|p| p.offset), Some(0));
+        let broken = producer.current();
+        // SAFETY: the client is alive; the reason is a terminated string.
+        unsafe {
+            let why = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+            rd::rd_kafka_test_fatal_error(broken.client().native_ptr(), why, c"as a test".as_ptr());
+        }
+        // Until the new producer is in place, records are refused; none is acknowledged by the broken one.
+        let began = Instant::now();
+        let offset = loop {
+            if let Some(Ok(produced)) = send(&producer) {
+                break produced.offset;
+            }
+            assert!(began.elapsed() < FLUSH_TIMEOUT, "the producer is not replaced");
+        };
+        assert_eq!(offset, Some(1));
+        assert!(!Arc::ptr_eq(&broken, &producer.current()));
+        drop(broken);
+        producer.close();
+        assert!(send(&producer).is_none());
     }
 }

@@ -65,16 +65,8 @@ mod tests {
         use FetchStart::{Earliest, Latest};
         use Reason::{Diverged, OutOfRange, Started};
         let check = |fresh, cached_end, reason, start, (low, high), expected| {
-            let before = Before {
-                fresh,
-                cached_end,
-                reason,
-            };
-            assert_eq!(
-                before.decide(start, low, high),
-                expected,
-                "{before:?} {start:?} {low}..{high}"
-            );
+            let before = Before { fresh, cached_end, reason };
+            assert_eq!(before.decide(start, low, high), expected, "{before:?} {start:?} {low}..{high}");
         };
         check(true, 0, Started, Earliest, (5, 9), Resume::Begin(5));
         check(true, 0, Started, Latest, (5, 9), Resume::Begin(9));
@@ -84,21 +76,7 @@ mod tests {
         check(false, 10, OutOfRange, Earliest, (5, 9), Resume::Refetch(5));
         check(false, 9, OutOfRange, Earliest, (5, 9), Resume::Continue);
         check(false, 7, Diverged, Latest, (5, 9), Resume::Refetch(5));
-        assert!(
-            Before {
-                fresh: true,
-                cached_end: 0,
-                reason: Started
-            }
-            .needs_watermarks()
-        );
-        assert!(
-            !Before {
-                fresh: false,
-                cached_end: 0,
-                reason: Started
-            }
-            .needs_watermarks()
-        );
+        assert!(Before { fresh: true, cached_end: 0, reason: Started }.needs_watermarks());
+        assert!(!Before { fresh: false, cached_end: 0, reason: Started }.needs_watermarks());
     }
 }

@@ -23,8 +23,10 @@ use crate::{FetchStart, PartitionState};
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the cluster may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one sign of life of a producer may take whose brokers are all down.
+/// How long the producer's brokers may take for a sign of life.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the producer's brokers are down.
+const TICK: Duration = Duration::from_secs(1);
 /// Answers in a row that a topic does not exist before its cached records are taken for those of a deleted topic.
 const MISSING_BEFORE_DELETED: u32 = 3;
 /// A partition that was read for so long before it stopped is started again at once.
@@ -73,7 +75,7 @@ impl Supervisor {
             readers: HashMap::new(),
         };
         while !stop.load(Ordering::Acquire) {
-            match self.notices.recv_timeout(plan.wait(Instant::now())) {
+            match self.notices.recv_timeout(plan.wait(Instant::now()).min(TICK)) {
                 Ok(notice) => {
                     plan.note(notice, Instant::now());
                     while let Ok(notice) = self.notices.try_recv() {
@@ -83,20 +85,23 @@ impl Supervisor {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.producer_health.is_down() {
-                self.producer.probe(PROBE_TIMEOUT);
-            }
             if plan.look_at <= Instant::now() {
-                self.look(&mut plan);
+                self.look(&mut plan, stop);
             }
             if self.health.is_reached() {
                 self.start_due(&mut plan, stop);
             }
+            // At the start, so that the first record need not wait for a connection; later, because librdkafka does not
+            // look for brokers that nothing is to be sent to.
+            if !self.producer_health.is_reached() {
+                self.producer.probe(PROBE_TIMEOUT);
+            }
         }
     }
 
-    fn look(&self, plan: &mut Plan) {
-        let wait = match native::metadata(self.client.client(), Ask::Known, ANSWER_TIMEOUT) {
+    fn look(&self, plan: &mut Plan, stop: &AtomicBool) {
+        let stopping = || stop.load(Ordering::Acquire);
+        let wait = match native::metadata_unless(self.client.client(), Ask::Known, ANSWER_TIMEOUT, stopping) {
             Ok(metadata) => {
                 self.health.answered();
                 plan.cluster.reset();
@@ -149,28 +154,17 @@ impl Supervisor {
 
     /// The topic exists: every partition of it is to be read.
     fn present(&self, topic: &Arc<TopicFetch>, found: &TopicMetadata, plan: &mut Plan) -> Result<(), String> {
-        topic
-            .cache
-            .ensure_partitions(found.leaders.len())
-            .map_err(|e| e.to_string())?;
+        topic.cache.ensure_partitions(found.leaders.len()).map_err(|e| e.to_string())?;
         let logs = topic.cache.partitions();
         let missing = std::mem::take(&mut topic.state.lock().missing);
-        let reason = if missing >= MISSING_BEFORE_DELETED {
-            Reason::Diverged
-        } else {
-            Reason::Started
-        };
+        let reason = if missing >= MISSING_BEFORE_DELETED { Reason::Diverged } else { Reason::Started };
         let mut slots = topic.slots.write();
         // A partition that appears while the topic is watched holds nothing that came before the watching began.
         let watched = missing > 0 || !slots.is_empty() || topic.found_on_disk > 0;
         let mut to_start: Vec<Arc<Slot>> = if missing > 0 { slots.clone() } else { Vec::new() };
         for (number, log) in logs.iter().enumerate().skip(slots.len()) {
             let Ok(partition) = i32::try_from(number) else { break };
-            let start = if watched && number >= topic.found_on_disk {
-                FetchStart::Earliest
-            } else {
-                topic.start
-            };
+            let start = if watched && number >= topic.found_on_disk { FetchStart::Earliest } else { topic.start };
             let slot = Arc::new(Slot::new(partition, start, Arc::clone(log)));
             slots.push(Arc::clone(&slot));
             to_start.push(slot);
@@ -179,17 +173,7 @@ impl Supervisor {
         for slot in to_start {
             let backoff = Backoff::new(RETRY_MAX);
             let id = (topic.handle.id(), slot.partition);
-            plan.readers.insert(
-                id,
-                Reader {
-                    topic: Arc::clone(topic),
-                    slot,
-                    due: Some(now),
-                    reason,
-                    started: now,
-                    backoff,
-                },
-            );
+            plan.readers.insert(id, Reader { topic: Arc::clone(topic), slot, due: Some(now), reason, started: now, backoff });
         }
         Ok(())
     }
@@ -216,11 +200,7 @@ impl Supervisor {
     /// Makes the log fit what the cluster has, and orders it to be read.
     fn start(&self, topic: &Arc<TopicFetch>, slot: &Arc<Slot>, reason: Reason) -> Result<(), String> {
         let (name, partition, log) = (topic.cache.name(), slot.partition, &slot.log);
-        let before = Before {
-            fresh: log.is_fresh(),
-            cached_end: log.end_offset(),
-            reason,
-        };
+        let before = Before { fresh: log.is_fresh(), cached_end: log.end_offset(), reason };
         if before.needs_watermarks() {
             let asked = self.client.fetch_watermarks(name, partition, ANSWER_TIMEOUT);
             let (low, high) = asked.map_err(|e| format!("the offsets are not told: {e}"))?;
@@ -247,6 +227,8 @@ impl Supervisor {
                         high,
                         "the topic was re-created or truncated: fetched again"
                     );
+                    // Until it has caught up again, nobody may take what is there for all.
+                    topic.cache.mark_incomplete().map_err(|e| e.to_string())?;
                     log.reset(offset).map_err(|e| e.to_string())?;
                 }
             }
@@ -269,12 +251,7 @@ impl Plan {
                 self.missing.reset();
                 self.look_at = now;
             }
-            Notice::Stopped {
-                topic,
-                slot,
-                reason,
-                problem,
-            } => {
+            Notice::Stopped { topic, slot, reason, problem } => {
                 tracing::info!(
                     topic = topic.cache.name(),
                     partition = slot.partition,
@@ -287,6 +264,8 @@ impl Plan {
                 if now.saturating_duration_since(reader.started) > STEADY {
                     reader.backoff.reset();
                 }
+                // A topic that was deleted ends so, too.
+                self.look_at = now;
                 reader.reason = reason;
                 reader.due = Some(now + reader.backoff.next(fastrand::f64()));
             }

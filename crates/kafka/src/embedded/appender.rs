@@ -9,6 +9,7 @@ use message_cache::{Header, LogError, NewRecord, PartitionLog, TimestampType};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::DiskProblem;
 use crate::{ProduceError, ProduceRecord, Written};
 
 /// Threads that write and fsync: as many partitions as this are committed side by side.
@@ -80,11 +81,11 @@ pub struct Pool {
 struct Shared {
     queued_bytes: AtomicU64,
     queued_bytes_max: u64,
-    problem: Arc<Mutex<Option<String>>>,
+    problem: Arc<Mutex<Option<DiskProblem>>>,
 }
 
 impl Pool {
-    pub fn start(queued_bytes_max: u64, problem: Arc<Mutex<Option<String>>>) -> std::io::Result<Self> {
+    pub fn start(queued_bytes_max: u64, problem: Arc<Mutex<Option<DiskProblem>>>) -> std::io::Result<Self> {
         let (tx, rx) = crossbeam_channel::unbounded(); // at most one entry per partition
         let shared = Arc::new(Shared { queued_bytes: AtomicU64::new(0), queued_bytes_max, problem });
         let mut threads = Vec::new();
@@ -178,14 +179,19 @@ impl Shared {
         match appended {
             Ok(_) => {
                 let mut problem = self.problem.lock();
-                if problem.is_some() {
+                if problem.as_ref().is_some_and(|p| !p.lasting) {
                     *problem = None;
                 }
             }
             Err(LogError::TooLarge { .. }) => {}
             Err(error) => {
                 tracing::error!(%error, "append failed");
-                *self.problem.lock() = Some(error.to_string());
+                let lasting = matches!(error, LogError::Poisoned { .. });
+                let mut problem = self.problem.lock();
+                // A poisoned partition stays so while others are written to.
+                if problem.as_ref().is_none_or(|p| !p.lasting) {
+                    *problem = Some(DiskProblem { text: error.to_string(), lasting });
+                }
             }
         }
     }

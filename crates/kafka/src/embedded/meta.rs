@@ -36,7 +36,12 @@ impl Meta {
         };
         let meta: Self = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         if meta.format != FORMAT || meta.partitions < 1 {
-            return Err(format!("{}: format {} with {} partitions is not for this build", path.display(), meta.format, meta.partitions));
+            return Err(format!(
+                "{}: format {} with {} partitions is not for this build",
+                path.display(),
+                meta.format,
+                meta.partitions
+            ));
         }
         Ok(Some(meta))
     }

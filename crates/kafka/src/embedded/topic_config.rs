@@ -29,7 +29,8 @@ const KNOWN: &[(&str, &str, Kind)] = &[
 pub fn check(name: &str, value: &str) -> Result<(), String> {
     let Some((_, _, kind)) = KNOWN.iter().find(|(known, ..)| *known == name) else {
         let nearest = KNOWN.iter().map(|(known, ..)| (strsim::damerau_levenshtein(known, name), known)).min();
-        let help = nearest.filter(|(distance, _)| *distance <= 4).map_or_else(String::new, |(_, n)| format!("; did you mean {n}?"));
+        let help =
+            nearest.filter(|(distance, _)| *distance <= 4).map_or_else(String::new, |(_, n)| format!("; did you mean {n}?"));
         return Err(format!("the embedded cluster has no topic property {name}{help}"));
     };
     let (valid, wanted) = match kind {
@@ -60,7 +61,11 @@ mod tests {
             ("retention.ms", "-1", None),
             ("retention.ms", "1d", Some("retention.ms is \"1d\"; it takes a whole number of at least -1")),
             ("min.cleanable.dirty.ratio", "2", Some("min.cleanable.dirty.ratio is \"2\"; it takes a number from 0 to 1")),
-            ("cleanup.polcy", "x", Some("the embedded cluster has no topic property cleanup.polcy; did you mean cleanup.policy?")),
+            (
+                "cleanup.polcy",
+                "x",
+                Some("the embedded cluster has no topic property cleanup.polcy; did you mean cleanup.policy?"),
+            ),
         ] {
             assert_eq!(check(name, value).err().as_deref(), fault, "{name}={value}");
         }

@@ -53,10 +53,7 @@ const SPECIAL: &[(&str, Rule)] = &[
     ("buffer.memory", Rule::Converted("queue.buffering.max.kbytes", kbytes)),
     ("max.request.size", Rule::Native("message.max.bytes")),
     ("send.buffer.bytes", Rule::Converted("socket.send.buffer.bytes", buffer_bytes)),
-    (
-        "receive.buffer.bytes",
-        Rule::Converted("socket.receive.buffer.bytes", buffer_bytes),
-    ),
+    ("receive.buffer.bytes", Rule::Converted("socket.receive.buffer.bytes", buffer_bytes)),
     ("fetch.max.wait.ms", Rule::Native("fetch.wait.max.ms")),
     ("compression.gzip.level", Rule::Native("compression.level")),
     ("compression.lz4.level", Rule::Native("compression.level")),
@@ -68,10 +65,7 @@ const SPECIAL: &[(&str, Rule)] = &[
     ("ssl.keystore.certificate.chain", Rule::Native("ssl.certificate.pem")),
     ("ssl.keystore.key", Rule::Native("ssl.key.pem")),
     ("ssl.keystore.location", Rule::Converted("ssl.keystore.location", not_jks)),
-    (
-        "ssl.endpoint.identification.algorithm",
-        Rule::Converted("ssl.endpoint.identification.algorithm", empty_is_none),
-    ),
+    ("ssl.endpoint.identification.algorithm", Rule::Converted("ssl.endpoint.identification.algorithm", empty_is_none)),
     ("sasl.jaas.config", Rule::Jaas),
     ("sasl.mechanism", Rule::Converted("sasl.mechanism", mechanism)),
     ("sasl.mechanisms", Rule::Converted("sasl.mechanism", mechanism)),
@@ -87,15 +81,9 @@ const SPECIAL: &[(&str, Rule)] = &[
     ("key.deserializer", Rule::Refused(BYTES_ONLY)),
     ("value.deserializer", Rule::Refused(BYTES_ONLY)),
     ("interceptor.classes", Rule::Refused(NO_CLASSES)),
-    (
-        "metric.reporters",
-        Rule::Refused("Tidegate's metrics are at /metrics of its admin listener"),
-    ),
+    ("metric.reporters", Rule::Refused("Tidegate's metrics are at /metrics of its admin listener")),
     ("partitioner.class", Rule::Refused(OWN_PRODUCER)),
-    (
-        "max.block.ms",
-        Rule::Refused("Tidegate never blocks: a full queue is answered with 429, an absent cluster with 503"),
-    ),
+    ("max.block.ms", Rule::Refused("Tidegate never blocks: a full queue is answered with 429, an absent cluster with 503")),
     ("max.poll.records", Rule::Refused(NO_GROUP)),
     ("sasl.login.callback.handler.class", Rule::Refused(NO_CLASSES)),
     ("sasl.client.callback.handler.class", Rule::Refused(NO_CLASSES)),
@@ -119,14 +107,8 @@ const SPECIAL: &[(&str, Rule)] = &[
     ("offset.store.method", Rule::Refused(OWN_OFFSETS)),
     ("offset.store.path", Rule::Refused(OWN_OFFSETS)),
     ("offset.store.sync.interval.ms", Rule::Refused(OWN_OFFSETS)),
-    (
-        "enable.partition.eof",
-        Rule::Refused("Tidegate needs it to know when its cache has caught up"),
-    ),
-    (
-        "statistics.interval.ms",
-        Rule::Refused("Tidegate reads the statistics itself, to know the state of the brokers"),
-    ),
+    ("enable.partition.eof", Rule::Refused("Tidegate needs it to know when its cache has caught up")),
+    ("statistics.interval.ms", Rule::Refused("Tidegate reads the statistics itself, to know the state of the brokers")),
     ("partitioner", Rule::Refused(OWN_PRODUCER)),
     ("transactional.id", Rule::Refused(OWN_PRODUCER)),
     ("delivery.report.only.error", Rule::Refused(OWN_PRODUCER)),
@@ -137,10 +119,7 @@ const SPECIAL: &[(&str, Rule)] = &[
     ("enabled_events", Rule::Refused(OWN_CALLBACKS)),
     ("interceptors", Rule::Refused(OWN_CALLBACKS)),
     ("log.queue", Rule::Refused(OWN_CALLBACKS)),
-    (
-        "log_level",
-        Rule::Refused("the level of all logs is log.level of the configuration file"),
-    ),
+    ("log_level", Rule::Refused("the level of all logs is log.level of the configuration file")),
     ("msg_order_cmp", Rule::Refused(OWN_CALLBACKS)),
     ("opaque", Rule::Refused(OWN_CALLBACKS)),
     ("ssl_ca", Rule::Refused(OWN_CALLBACKS)),
@@ -167,10 +146,7 @@ pub fn rule(name: &str) -> Rule {
 
 /// Every name that may be meant.
 pub fn all() -> impl Iterator<Item = &'static str> {
-    librdkafka_names()
-        .iter()
-        .copied()
-        .chain(SPECIAL.iter().map(|(name, _)| *name))
+    librdkafka_names().iter().copied().chain(SPECIAL.iter().map(|(name, _)| *name))
 }
 
 /// Whether a value must not be shown.
@@ -184,14 +160,8 @@ pub fn is_secret(name: &str) -> bool {
 pub fn librdkafka_names() -> &'static BTreeSet<&'static str> {
     static NAMES: OnceLock<BTreeSet<&'static str>> = OnceLock::new();
     NAMES.get_or_init(|| {
-        let mut names = BTreeSet::from([
-            "delivery.timeout.ms",
-            "acks",
-            "sasl.mechanism",
-            "retries",
-            "compression.type",
-            "linger.ms",
-        ]);
+        let mut names =
+            BTreeSet::from(["delivery.timeout.ms", "acks", "sasl.mechanism", "retries", "compression.type", "linger.ms"]);
         names.extend(ALIASES.iter().flat_map(|(alias, one)| [*alias, *one]));
         // SAFETY: both configurations are made and destroyed here; the dumps are copied before they are freed.
         unsafe {
@@ -267,8 +237,7 @@ fn empty_is_none(algorithm: &str) -> Result<String, &'static str> {
 }
 
 fn has_extension(file: &str, extensions: &[&str]) -> bool {
-    file.rsplit_once('.')
-        .is_some_and(|(_, extension)| extensions.iter().any(|e| extension.eq_ignore_ascii_case(e)))
+    file.rsplit_once('.').is_some_and(|(_, extension)| extensions.iter().any(|e| extension.eq_ignore_ascii_case(e)))
 }
 
 fn pem_file(file: &str) -> Result<String, &'static str> {
@@ -286,11 +255,7 @@ fn not_jks(file: &str) -> Result<String, &'static str> {
 }
 
 fn mechanism(name: &str) -> Result<String, &'static str> {
-    if name.eq_ignore_ascii_case("OAUTHBEARER") {
-        Err(NO_TOKENS)
-    } else {
-        Ok(name.to_owned())
-    }
+    if name.eq_ignore_ascii_case("OAUTHBEARER") { Err(NO_TOKENS) } else { Ok(name.to_owned()) }
 }
 
 /// User and password of Java's login module syntax: `CLASS required username="u" password="p";`. Quotes may be escaped.
@@ -303,9 +268,7 @@ pub fn jaas_login(value: &str) -> Result<(String, String), PropertyProblem> {
     };
     let class = value.split_whitespace().next().unwrap_or_default();
     if !class.ends_with("PlainLoginModule") && !class.ends_with("ScramLoginModule") {
-        return Err(problem(
-            "names a login module other than PlainLoginModule and ScramLoginModule",
-        ));
+        return Err(problem("names a login module other than PlainLoginModule and ScramLoginModule"));
     }
     match (jaas_option(value, "username"), jaas_option(value, "password")) {
         (Some(user), Some(password)) => Ok((user, password)),
@@ -328,11 +291,7 @@ fn jaas_option(value: &str, name: &str) -> Option<String> {
 /// A quoted text with escapes, or a bare word.
 fn jaas_text(from: &str) -> String {
     let Some(quote) = from.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
-        return from
-            .split(|c: char| c.is_whitespace() || c == ';')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        return from.split(|c: char| c.is_whitespace() || c == ';').next().unwrap_or_default().to_owned();
     };
     let mut text = String::new();
     let mut chars = from.chars().skip(1);

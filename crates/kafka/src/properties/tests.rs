@@ -74,10 +74,7 @@ fn kafkas_names_are_taken_or_refused_with_a_reason() {
 fn every_name_of_the_build_is_known_and_none_panics() {
     for name in names::librdkafka_names() {
         let result = check_property(name, "1", false);
-        assert!(
-            !result.as_ref().is_err_and(|p| p.message.contains("is no client property")),
-            "{name}: {result:?}"
-        );
+        assert!(!result.as_ref().is_err_and(|p| p.message.contains("is no client property")), "{name}: {result:?}");
     }
 }
 
@@ -147,12 +144,6 @@ fn scopes_lie_over_what_is_for_all() {
         assert_eq!(shown.join(" "), expected);
     };
     let shared = "queue.buffering.max.kbytes=5 ssl.certificate.location=/k ssl.key.location=/k ssl.key.password=x";
-    check(
-        Scope::Producer,
-        &format!("bootstrap.servers=a:1 delivery.timeout.ms=5 linger.ms=9 {shared}"),
-    );
-    check(
-        Scope::Consumer,
-        &format!("bootstrap.servers=a:1 delivery.timeout.ms=5 linger.ms=1 {shared}"),
-    );
+    check(Scope::Producer, &format!("bootstrap.servers=a:1 delivery.timeout.ms=5 linger.ms=9 {shared}"));
+    check(Scope::Consumer, &format!("bootstrap.servers=a:1 delivery.timeout.ms=5 linger.ms=1 {shared}"));
 }

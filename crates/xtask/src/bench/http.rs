@@ -34,11 +34,7 @@ pub fn get(bench: &Bench) -> Result<Vec<Row>> {
         )));
     }
     let bare = bare_hyper(bench)?;
-    let rounds = interleave(
-        bench,
-        || load_get(bench, gateway.address(), "/records/k"),
-        || load_get(bench, bare.address, "/"),
-    )?;
+    let rounds = interleave(bench, || load_get(bench, gateway.address(), "/records/k"), || load_get(bench, bare.address, "/"))?;
     Ok(vec![row("GET of a cached 1-KiB record by key, beside bare hyper", &rounds)])
 }
 
@@ -56,63 +52,33 @@ pub fn produce_embedded(bench: &Bench) -> Result<Vec<Row>> {
         peer.push(figure(&bench.probe("fsync-probe", &args)?, "records_per_second")?);
     }
     let what = "POST of 1 KiB to the embedded log with fsync, beside 64 KiB per fsync of the same disk".into();
-    let fsync = Row {
-        what,
-        ours,
-        peer,
-        unit: "records/s",
-        note: latencies(loads.iter(), None),
-    };
+    let fsync = Row { what, ours, peer, unit: "records/s", note: latencies(loads.iter(), None) };
     drop(durable);
 
     let quick = bench.gateway(&config("bootstrap.servers: embedded, acks: '1'", "bench"))?;
     let bare = bare_hyper(bench)?;
     let post = |address, path| load_post(bench, address, path, RECORD_BYTES);
     let rounds = interleave(bench, || post(quick.address(), "/records"), || post(bare.address, "/"))?;
-    Ok(vec![
-        fsync,
-        row(
-            "POST of 1 KiB to the embedded log without fsync (acks=1), beside bare hyper",
-            &rounds,
-        ),
-    ])
+    Ok(vec![fsync, row("POST of 1 KiB to the embedded log without fsync (acks=1), beside bare hyper", &rounds)])
 }
 
 pub fn produce_kafka(bench: &Bench) -> Result<Vec<Row>> {
     let broker = bench.broker()?;
     let topic = unique("produce");
     broker.create_topic(&topic, 1, &[])?;
-    let gateway = bench.gateway(&config(
-        &format!("bootstrap.servers: '{}', acks: all", broker.bootstrap()),
-        &topic,
-    ))?;
+    let gateway = bench.gateway(&config(&format!("bootstrap.servers: '{}', acks: all", broker.bootstrap()), &topic))?;
     let (bytes, seconds) = (RECORD_BYTES.to_string(), bench.seconds.to_string());
     let (mut ours, mut peer, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         let load = load_post(bench, gateway.address(), "/records", RECORD_BYTES)?;
         ours.push(load.per_second);
         loads.push(load);
-        let args = [
-            "--bootstrap",
-            broker.bootstrap(),
-            "--topic",
-            &topic,
-            "--bytes",
-            &bytes,
-            "--in-flight",
-            IN_FLIGHT,
-        ];
+        let args = ["--bootstrap", broker.bootstrap(), "--topic", &topic, "--bytes", &bytes, "--in-flight", IN_FLIGHT];
         let raw = bench.probe("raw-produce", &[&args[..], &["--seconds", &seconds]].concat())?;
         peer.push(figure(&raw, "records_per_second")?);
     }
     let what = "POST of 1 KiB to Kafka, acks=all, 64 connections, beside librdkafka with 64 records in flight".into();
-    Ok(vec![Row {
-        what,
-        ours,
-        peer,
-        unit: "records/s",
-        note: latencies(loads.iter(), None),
-    }])
+    Ok(vec![Row { what, ours, peer, unit: "records/s", note: latencies(loads.iter(), None) }])
 }
 
 type Rounds = Vec<(Load, Load)>;
@@ -123,10 +89,7 @@ fn interleave(bench: &Bench, ours: impl Fn() -> Result<Load>, theirs: impl Fn() 
 }
 
 fn row(what: &str, rounds: &Rounds) -> Row {
-    let note = latencies(
-        rounds.iter().map(|(ours, _)| ours),
-        Some(&mut rounds.iter().map(|(_, theirs)| theirs)),
-    );
+    let note = latencies(rounds.iter().map(|(ours, _)| ours), Some(&mut rounds.iter().map(|(_, theirs)| theirs)));
     Row {
         what: what.into(),
         ours: rounds.iter().map(|(ours, _)| ours.per_second).collect(),
@@ -142,8 +105,5 @@ fn latencies<'a>(ours: impl Iterator<Item = &'a Load>, theirs: Option<&mut dyn I
         format!("p50 {:.2} ms, p99 {:.2} ms", of(|l| l.p50_ms), of(|l| l.p99_ms))
     };
     let ours = show(ours.collect());
-    theirs.map_or_else(
-        || ours.clone(),
-        |theirs| format!("{ours} (beside: {})", show(theirs.collect())),
-    )
+    theirs.map_or_else(|| ours.clone(), |theirs| format!("{ours} (beside: {})", show(theirs.collect())))
 }

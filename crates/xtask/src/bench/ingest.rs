@@ -38,17 +38,8 @@ pub fn ingest(bench: &Bench) -> Result<Vec<Row>> {
         peer.push(figure(&raw, "records_per_second")?);
     }
     let what = "Kafka to the cache on disk, 100-B records, 1 partition, beside a consumer that throws them away".into();
-    let note = format!(
-        "{} M records, both from process start to the last one",
-        INGEST_RECORDS / 1_000_000
-    );
-    Ok(vec![Row {
-        what,
-        ours,
-        peer,
-        unit: "records/s",
-        note,
-    }])
+    let note = format!("{} M records, both from process start to the last one", INGEST_RECORDS / 1_000_000);
+    Ok(vec![Row { what, ours, peer, unit: "records/s", note }])
 }
 
 pub fn restart(bench: &Bench) -> Result<Vec<Row>> {
@@ -63,9 +54,7 @@ pub fn restart(bench: &Bench) -> Result<Vec<Row>> {
         let start = Instant::now();
         gateway.restart()?;
         let answered = poll_until(ANSWER_WITHIN, || {
-            http::get(gateway.address(), &format!("/records/{SOME_KEY}"))
-                .is_ok_and(|answer| answer.status == 200)
-                .then_some(())
+            http::get(gateway.address(), &format!("/records/{SOME_KEY}")).is_ok_and(|answer| answer.status == 200).then_some(())
         });
         answered.ok_or_else(|| Error::new(format!("{SOME_KEY} is not served after a restart: {}", gateway.stderr())))?;
         first.push(start.elapsed().as_secs_f64());
@@ -74,13 +63,7 @@ pub fn restart(bench: &Bench) -> Result<Vec<Row>> {
         fetched += gateway.metric("tidegate_cache_fetched_records_total").unwrap_or(0.0);
     }
     let what = "Restart with 1 M cached records: process start to the first answer (limit 1 s)".into();
-    Ok(vec![Row {
-        what,
-        ours: first,
-        peer: Vec::new(),
-        unit: "s",
-        note: format!("{fetched} records fetched again (limit 0)"),
-    }])
+    Ok(vec![Row { what, ours: first, peer: Vec::new(), unit: "s", note: format!("{fetched} records fetched again (limit 0)") }])
 }
 
 /// Waits until the cache holds everything up to offset `records`.

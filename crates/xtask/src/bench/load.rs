@@ -27,17 +27,14 @@ pub struct Baseline {
 }
 
 pub fn bare_hyper(bench: &Bench) -> Result<Baseline> {
-    let mut command = Command::new(bench.release.join("bare-hyper"));
+    let mut command = Command::new(bench.binaries.join("bare-hyper"));
     command.stdin(Stdio::null());
     let process = Process::start("bare-hyper", command)?;
     let address = poll_until(LISTENS_WITHIN, || {
         process.stdout_line(|line| line.strip_prefix("listening public http://").and_then(|a| a.parse().ok()))
     });
     let address = address.ok_or_else(|| Error::new(format!("bare-hyper does not listen: {}", process.stderr())))?;
-    Ok(Baseline {
-        address,
-        _process: process,
-    })
+    Ok(Baseline { address, _process: process })
 }
 
 /// `GET path` from 64 connections.
@@ -57,23 +54,14 @@ pub fn post(bench: &Bench, address: SocketAddr, path: &str, bytes: usize) -> Res
 
 fn run(bench: &Bench, address: SocketAddr, path: &str, script: Option<&std::path::Path>) -> Result<Load> {
     let mut command = Command::new(wrk()?);
-    command
-        .args(["-t1", CONNECTIONS, "--latency"])
-        .arg(format!("-d{}s", bench.seconds));
+    command.args(["-t1", CONNECTIONS, "--latency"]).arg(format!("-d{}s", bench.seconds));
     if let Some(script) = script {
         command.arg("-s").arg(script);
     }
-    let output = command
-        .arg(format!("http://{address}{path}"))
-        .output()
-        .map_err(Error::doing("wrk"))?;
+    let output = command.arg(format!("http://{address}{path}")).output().map_err(Error::doing("wrk"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    parse(&text).map_err(|fault| {
-        Error::new(format!(
-            "{fault}; wrk on {path} said:\n{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        ))
-    })
+    parse(&text)
+        .map_err(|fault| Error::new(format!("{fault}; wrk on {path} said:\n{text}{}", String::from_utf8_lossy(&output.stderr))))
 }
 
 /// Figures count only when every answer was a success: refusals are quick.
@@ -81,19 +69,11 @@ fn parse(text: &str) -> std::result::Result<Load, String> {
     if let Some(line) = text.lines().find(|l| l.contains("Non-2xx") || l.contains("Socket errors")) {
         return Err(format!("not every request was answered with success ({})", line.trim()));
     }
-    let after = |label: &str| {
-        text.lines()
-            .find_map(|line| line.trim_start().strip_prefix(label))
-            .map(str::trim)
-    };
+    let after = |label: &str| text.lines().find_map(|line| line.trim_start().strip_prefix(label)).map(str::trim);
     let number = |label: &str| after(label).ok_or_else(|| format!("no line {label}"));
     let per_second = number("Requests/sec:")?.parse().map_err(|_| "no number of requests")?;
     let ms = |label| number(label).and_then(|t| milliseconds(t).ok_or_else(|| format!("no time in {t}")));
-    Ok(Load {
-        per_second,
-        p50_ms: ms("50%")?,
-        p99_ms: ms("99%")?,
-    })
+    Ok(Load { per_second, p50_ms: ms("50%")?, p99_ms: ms("99%")? })
 }
 
 fn milliseconds(text: &str) -> Option<f64> {
@@ -115,14 +95,7 @@ mod tests {
     #[test]
     fn the_report_of_wrk_is_understood() {
         let text = "  Latency Distribution\n     50%  301.00us\n     75%  400.00us\n     99%    1.50ms\n  10 requests in 5s\nRequests/sec:  216800.5\n";
-        assert_eq!(
-            parse(text),
-            Ok(Load {
-                per_second: 216_800.5,
-                p50_ms: 0.301,
-                p99_ms: 1.5
-            })
-        );
+        assert_eq!(parse(text), Ok(Load { per_second: 216_800.5, p50_ms: 0.301, p99_ms: 1.5 }));
         assert!(parse(&format!("{text}  Non-2xx or 3xx responses: 3\n")).is_err());
         assert!(parse("").is_err());
     }

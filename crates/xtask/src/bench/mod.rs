@@ -24,6 +24,9 @@ pub struct BenchArgs {
     /// Seconds of load per round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// Measure the debug build: quick to build, good for trying the harness, worthless as a figure.
+    #[arg(long)]
+    debug: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -45,7 +48,7 @@ enum Name {
 
 /// What every benchmark needs.
 struct Bench {
-    release: PathBuf,
+    binaries: PathBuf,
     rounds: u32,
     seconds: u32,
 }
@@ -67,21 +70,11 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if kafka {
         need(&[JAVA, MAVEN])?;
     }
-    eprintln!("building the release binaries");
-    build(&["--release", "--package", "tidegate", "--package", "bench", "--bins"])?;
-    let bench = Bench {
-        release: output("release")?,
-        rounds: args.rounds,
-        seconds: args.seconds,
-    };
-    let all = [
-        Name::Get,
-        Name::ProduceEmbedded,
-        Name::ProduceKafka,
-        Name::Ingest,
-        Name::Restart,
-        Name::Footprint,
-    ];
+    let (profile, folder) = if args.debug { ("dev", "debug") } else { ("release", "release") };
+    eprintln!("building with profile {profile}");
+    build(&["--profile", profile, "--package", "tidegate", "--package", "bench", "--bins"])?;
+    let bench = Bench { binaries: output(folder)?, rounds: args.rounds, seconds: args.seconds };
+    let all = [Name::Get, Name::ProduceEmbedded, Name::ProduceKafka, Name::Ingest, Name::Restart, Name::Footprint];
     let chosen = all.into_iter().filter(|name| args.name == Name::All || args.name == *name);
     let mut rows = Vec::new();
     for name in chosen {
@@ -99,13 +92,13 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
 }
 
 impl Bench {
-    /// The release binary with `config`, ready.
+    /// The binary with `config`, ready.
     fn gateway(&self, config: &str) -> Result<Gateway> {
         self.builder(config).start()
     }
 
     fn builder(&self, config: &str) -> GatewayBuilder {
-        Gateway::builder().binary(self.release.join("tidegate")).config(config)
+        Gateway::builder().binary(self.binaries.join("tidegate")).config(config)
     }
 
     fn broker(&self) -> Result<Broker> {
@@ -114,15 +107,9 @@ impl Bench {
 
     /// Runs a program of the crate `bench` to its end and reads the JSON it prints.
     fn probe(&self, name: &str, args: &[&str]) -> Result<serde_json::Value> {
-        let output = Command::new(self.release.join(name))
-            .args(args)
-            .output()
-            .map_err(Error::doing(name))?;
+        let output = Command::new(self.binaries.join(name)).args(args).output().map_err(Error::doing(name))?;
         if !output.status.success() {
-            return Err(Error::new(format!(
-                "{name} failed: {}",
-                String::from_utf8_lossy(&output.stderr)
-            )));
+            return Err(Error::new(format!("{name} failed: {}", String::from_utf8_lossy(&output.stderr))));
         }
         serde_json::from_slice(&output.stdout).map_err(|cause| Error::new(format!("{name} printed no JSON: {cause}")))
     }
@@ -131,24 +118,8 @@ impl Bench {
     fn fill(&self, broker: &Broker, topic: &str, records: u64, bytes: u64, keys: bool) -> Result<()> {
         broker.create_topic(topic, 1, &[])?;
         let (records, bytes) = (records.to_string(), bytes.to_string());
-        let mut args = vec![
-            "--bootstrap",
-            broker.bootstrap(),
-            "--topic",
-            topic,
-            "--records",
-            &records,
-            "--bytes",
-            &bytes,
-        ];
-        args.extend([
-            "--in-flight",
-            "50000",
-            "--property",
-            "linger.ms=10",
-            "--property",
-            "batch.size=262144",
-        ]);
+        let mut args = vec!["--bootstrap", broker.bootstrap(), "--topic", topic, "--records", &records, "--bytes", &bytes];
+        args.extend(["--in-flight", "50000", "--property", "linger.ms=10", "--property", "batch.size=262144"]);
         args.extend(keys.then_some("--keys"));
         self.probe("raw-produce", &args).map(drop)
     }
@@ -156,9 +127,7 @@ impl Bench {
 
 /// A member of what a probe printed.
 fn figure(json: &serde_json::Value, member: &str) -> Result<f64> {
-    json[member]
-        .as_f64()
-        .ok_or_else(|| Error::new(format!("no {member} in {json}")))
+    json[member].as_f64().ok_or_else(|| Error::new(format!("no {member} in {json}")))
 }
 
 fn median(values: &[f64]) -> Option<f64> {
@@ -177,17 +146,9 @@ fn table(rows: &[Row], machine: &str, command: &str) -> String {
     for row in rows {
         let (ours, peer) = (median(&row.ours), median(&row.peer));
         let show = |value: Option<f64>| value.map_or("-".into(), |v| format!("{} {}", number(v), row.unit));
-        let ratio = ours
-            .zip(peer)
-            .filter(|(_, peer)| *peer > 0.0)
-            .map_or("-".into(), |(ours, peer)| format!("{:.2}", ours / peer));
-        text.push_str(&format!(
-            "| {} | {} | {} | {ratio} | {} |\n",
-            row.what,
-            show(ours),
-            show(peer),
-            row.note
-        ));
+        let ratio =
+            ours.zip(peer).filter(|(_, peer)| *peer > 0.0).map_or("-".into(), |(ours, peer)| format!("{:.2}", ours / peer));
+        text.push_str(&format!("| {} | {} | {} | {ratio} | {} |\n", row.what, show(ours), show(peer), row.note));
     }
     text.push_str(&format!("\nMedians. {machine}. `{command}`\n"));
     text
@@ -204,11 +165,9 @@ fn number(value: f64) -> String {
 }
 
 fn command(args: &BenchArgs) -> String {
-    let name = args
-        .name
-        .to_possible_value()
-        .map_or_else(String::new, |value| value.get_name().to_owned());
-    format!("cargo xtask bench {name} --rounds {} --seconds {}", args.rounds, args.seconds)
+    let name = args.name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let debug = if args.debug { " --debug" } else { "" };
+    format!("cargo xtask bench {name} --rounds {} --seconds {}{debug}", args.rounds, args.seconds)
 }
 
 /// Cores, processor, kernel: what a reader needs to judge the figures.
@@ -221,10 +180,7 @@ fn machine() -> String {
         .unwrap_or("unknown");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
-    format!(
-        "{cores} cores ({model}), Linux {}, the load generator on the same machine",
-        kernel.trim()
-    )
+    format!("{cores} cores ({model}), Linux {}, the load generator on the same machine", kernel.trim())
 }
 
 /// `find_tool` for the load generator, with its absence explained.
@@ -241,17 +197,8 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
-        let row = Row {
-            what: "GET".into(),
-            ours: vec![90_000.0],
-            peer: vec![100_000.0],
-            unit: "req/s",
-            note: "p99 2 ms".into(),
-        };
+        let row = Row { what: "GET".into(), ours: vec![90_000.0], peer: vec![100_000.0], unit: "req/s", note: "p99 2 ms".into() };
         let text = table(&[row], "a machine", "a command");
-        assert!(
-            text.contains("| GET | 90.0 k req/s | 100.0 k req/s | 0.90 | p99 2 ms |\n"),
-            "{text}"
-        );
+        assert!(text.contains("| GET | 90.0 k req/s | 100.0 k req/s | 0.90 | p99 2 ms |\n"), "{text}");
     }
 }

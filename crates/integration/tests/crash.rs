@@ -1,0 +1,187 @@
+//! Ends of a process, wanted and unwanted: what was acknowledged is there, once, whatever happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use integration::Records;
+use serde_json::Value;
+use testkit::http::{self, Client};
+use testkit::{Gateway, poll_until};
+
+/// `TIDEGATE_KILL_ROUNDS` overrides it (`cargo xtask soak kill`).
+const KILL_ROUNDS: u64 = 30;
+const PRODUCERS: u64 = 4;
+/// For a round's producers to get their share of acknowledgements.
+const ROUND_WITHIN: Duration = Duration::from_secs(60);
+
+/// A record that the gateway said is written.
+#[derive(Debug, Clone, PartialEq)]
+struct Acknowledged {
+    key: String,
+    partition: i64,
+    offset: i64,
+}
+
+/// Puts records until the connection breaks; yields those that were acknowledged. Their value is their key.
+fn produce(address: SocketAddr, round: u64, producer: u64, count: &AtomicU64) -> Vec<Acknowledged> {
+    let Ok(mut client) = Client::connect(address) else { return Vec::new() };
+    let mut done = Vec::new();
+    for n in 0.. {
+        let key = format!("r{round}-p{producer}-{n}");
+        let wants = [("prefer", "return=representation")];
+        let Ok(answer) = client.request("PUT", &format!("/records/{key}"), &wants, key.as_bytes()) else { break };
+        assert_eq!(answer.status, 200, "{key}: {answer:?}");
+        let place = answer.json();
+        let number = |name: &str| place[name].as_i64().unwrap_or_else(|| panic!("no {name} in {place}"));
+        done.push(Acknowledged { key, partition: number("partition"), offset: number("offset") });
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    done
+}
+
+/// Fetches while others produce; what it reads must be what its key says, until the connection breaks.
+fn fetch(address: SocketAddr, round: u64, stop: &AtomicBool) {
+    let Ok(mut client) = Client::connect(address) else { return };
+    for n in 0.. {
+        let key = format!("r{round}-p{}-{}", n % PRODUCERS, n / PRODUCERS % 50);
+        let Ok(answer) = client.request("GET", &format!("/records/{key}"), &[], b"") else { return };
+        assert!(answer.status == 404 || answer.text() == key, "{key}: {answer:?}");
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// One round: load, SIGKILL in the middle of it, restart, every acknowledged record served at once.
+fn kill_round(gateway: &mut Gateway, round: u64) -> Vec<Acknowledged> {
+    let address = gateway.address();
+    let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    // A different depth into the run each time, with no clock involved.
+    let wanted = 40 + round * 37 % 160;
+    let done = thread::scope(|scope| {
+        let count = &count;
+        let producers: Vec<_> = (0..PRODUCERS).map(|p| scope.spawn(move || produce(address, round, p, count))).collect();
+        let reader = scope.spawn(|| fetch(address, round, &stop));
+        let reached = poll_until(ROUND_WITHIN, || (count.load(Ordering::Relaxed) >= wanted).then_some(()));
+        gateway.kill9();
+        stop.store(true, Ordering::Relaxed);
+        assert!(reached.is_some(), "round {round}: only {count:?} of {wanted} acknowledged\n{}", gateway.stderr());
+        reader.join().expect("the reader saw only right values");
+        producers.into_iter().flat_map(|p| p.join().expect("the producer saw only success")).collect::<Vec<_>>()
+    });
+    gateway.restart().expect("starts after SIGKILL");
+    for record in &done {
+        let answer = http::get(gateway.address(), &format!("/records/{}", record.key)).expect("an answer");
+        assert_eq!((answer.status, answer.text()), (200, record.key.clone()), "round {round}: {record:?}");
+    }
+    done
+}
+
+/// Reads the whole topic and holds it against what was acknowledged.
+fn verify(gateway: &Gateway, topic: &str, acknowledged: &[Acknowledged]) {
+    let read = gateway.verb("topic consume", &[topic]).expect("topic consume runs");
+    assert_eq!(read.code, Some(0), "{}", read.stderr);
+    let mut places = BTreeMap::new();
+    let mut offsets: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for line in read.stdout.lines() {
+        let record: Value = serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {line}"));
+        let (key, value) = (record["key"].as_str().expect("a key"), record["value"].as_str().expect("a value"));
+        assert_eq!(key, value, "a record with somebody else's value");
+        let place = (record["partition"].as_i64().expect("a partition"), record["offset"].as_i64().expect("an offset"));
+        assert_eq!(places.insert(key.to_owned(), place), None, "{key} is there twice");
+        offsets.entry(place.0).or_default().push(place.1);
+    }
+    for record in acknowledged {
+        assert_eq!(
+            places.get(&record.key),
+            Some(&(record.partition, record.offset)),
+            "{record:?} is not where it was acknowledged"
+        );
+    }
+    for (partition, offsets) in offsets {
+        let dense: Vec<i64> = (0..offsets.len() as i64).collect();
+        assert_eq!(offsets, dense, "offsets of partition {partition}");
+    }
+}
+
+#[test]
+fn kill_rounds_lose_and_double_nothing() {
+    let rounds = std::env::var("TIDEGATE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILL_ROUNDS);
+    // Small segments, so that some rounds are killed at a roll.
+    let records = Records { cache: "segment_bytes: 64KiB".to_owned(), ..Records::embedded() };
+    let mut gateway = records.builder().start().expect("the gateway starts");
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        acknowledged.extend(kill_round(&mut gateway, round));
+        if round % 10 == 9 || round + 1 == rounds {
+            verify(&gateway, &records.topic, &acknowledged);
+        }
+    }
+    let keys: BTreeSet<&str> = acknowledged.iter().map(|record| record.key.as_str()).collect();
+    assert!(keys.len() as u64 >= rounds * 40, "too little was written to prove anything: {}", keys.len());
+}
+
+#[test]
+fn sigterm_answers_every_accepted_request() {
+    let mut gateway = Records::embedded().builder().start().expect("the gateway starts");
+    let address = gateway.address();
+    // A request whose body has begun is accepted: the gateway has said so (100 Continue).
+    let mut accepted: Vec<Client> = (0..20).map(|n| begin_put(address, &format!("slow-{n}"))).collect();
+    let count = AtomicU64::new(0);
+    let done = thread::scope(|scope| {
+        let count = &count;
+        let producers: Vec<_> = (0..PRODUCERS).map(|p| scope.spawn(move || produce(address, 0, p, count))).collect();
+        let busy = poll_until(ROUND_WITHIN, || (count.load(Ordering::Relaxed) >= 200).then_some(()));
+        assert!(busy.is_some(), "only {count:?} acknowledged");
+        gateway.process().terminate();
+        // Draining has begun once nobody new is let in.
+        let closed = poll_until(ROUND_WITHIN, || Client::connect(address).is_err().then_some(()));
+        assert!(closed.is_some(), "it still accepts connections");
+        for (n, client) in accepted.iter_mut().enumerate() {
+            client.write(b"done").expect("the connection is open");
+            assert_eq!(client.read("PUT").expect("an accepted request is answered").status, 204, "slow-{n}");
+        }
+        producers.into_iter().flat_map(|p| p.join().expect("the producer saw only success")).collect::<Vec<_>>()
+    });
+    let status = gateway.terminate().expect("ends within the deadline");
+    assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
+    gateway.restart().expect("starts again");
+    for n in 0..accepted.len() {
+        let answer = http::get(gateway.address(), &format!("/records/slow-{n}")).expect("an answer");
+        assert_eq!(answer.text(), "done");
+    }
+    for record in done {
+        let answer = http::get(gateway.address(), &format!("/records/{}", record.key)).expect("an answer");
+        assert_eq!(answer.text(), record.key);
+    }
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline() {
+    let limits = "drain_timeout: 1s".to_owned();
+    let mut gateway = Records { limits, ..Records::embedded() }.builder().start().expect("the gateway starts");
+    // Its body never comes.
+    let mut stuck = begin_put(gateway.address(), "stuck");
+    let status = gateway.terminate().expect("ends at the deadline");
+    assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
+    assert!(stuck.closed(Duration::from_secs(5)).expect("a verdict"));
+}
+
+#[test]
+fn sigint_ends_it_as_well() {
+    let mut gateway = Records::embedded().builder().start().expect("the gateway starts");
+    gateway.process().interrupt();
+    assert_eq!(gateway.process().wait(ROUND_WITHIN).expect("ends").code(), Some(0));
+}
+
+/// Sends the head of a PUT of four bytes, and returns when the gateway asks for them.
+fn begin_put(address: SocketAddr, key: &str) -> Client {
+    let mut client = Client::connect(address).expect("a connection");
+    let head = format!("PUT /records/{key} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n");
+    client.write(head.as_bytes()).expect("sent");
+    client.read_continue().expect("100 Continue");
+    client
+}
