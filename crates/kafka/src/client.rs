@@ -9,6 +9,7 @@ mod consume;
 mod delivery;
 mod fetch;
 mod health;
+mod identity;
 mod known;
 mod native;
 mod producer;
@@ -104,6 +105,7 @@ impl KafkaCluster {
             producer: Arc::clone(&producer),
             producer_health: Arc::clone(&producer_health),
             wanted: Arc::clone(&wanted),
+            directory: options.cache_directory.clone(),
             notices: noticed,
             orders,
         };

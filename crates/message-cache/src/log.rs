@@ -13,7 +13,7 @@ use crate::frame;
 use crate::head::{Entry, Last, Tables};
 use crate::keytable;
 use crate::record::{NewRecord, Record};
-use crate::recovery::{self, Findings};
+use crate::recovery::{self, Findings, Orders};
 use crate::scan::Scan;
 use crate::sealed::{self, Sealed};
 use crate::segment::{self, Segment};
@@ -240,18 +240,27 @@ impl PartitionLog {
 
     /// Drops everything; the log then begins, empty, at this offset.
     pub fn reset(&self, start_offset: i64) -> Result<(), LogError> {
+        self.drop_all(Some(start_offset))
+    }
+
+    /// Drops everything; the log is then as [fresh](Self::is_fresh) as one that never held a record.
+    pub fn clear(&self) -> Result<(), LogError> {
+        self.drop_all(None)
+    }
+
+    fn drop_all(&self, start_offset: Option<i64>) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
         // The old life disappears in one step, so that a crash cannot leave half of it behind.
         let dead = self.dir.with_extension(format!("dead-{:08x}", fastrand::u32(..)));
         std::fs::rename(&self.dir, &dead).map_err(|e| LogError::io(&self.dir, e))?;
         std::fs::create_dir_all(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
         let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX);
-        let segment = Arc::new(Segment::create(&self.dir, start_offset, capacity, now_ms())?);
+        let segment = start_offset.map(|offset| Segment::create(&self.dir, offset, capacity, now_ms())).transpose()?;
         {
             let mut view = self.view.write();
             view.sealed = Arc::default();
-            view.head = Some(Head { segment, tables: Tables::default(), visible: segment::HEADER });
-            self.end.store(start_offset, Ordering::Release);
+            view.head = segment.map(|s| Head { segment: Arc::new(s), tables: Tables::default(), visible: segment::HEADER });
+            self.end.store(start_offset.unwrap_or(0), Ordering::Release);
         }
         writer.poison = None;
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
@@ -412,17 +421,19 @@ fn open_view(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Resul
                 Err(segment) => segment,
             }
         };
-        let tables = recovery::recover(&segment, segment.base_offset, options.on_corruption, options.read_only, findings)?;
-        if findings.refetch && !is_last {
-            // All that follows the cut will be fetched again, too.
-            for later in paths.drain(..).filter(|_| !options.read_only) {
-                std::fs::remove_file(&later).map_err(|e| LogError::io(&later, e))?;
-                let _ = std::fs::remove_file(later.with_extension("index"));
+        let orders = Orders { on_corruption: options.on_corruption, followed: !is_last };
+        let (tables, cut) = recovery::recover(&segment, orders, findings);
+        if let Some(cut) = cut {
+            let later = std::mem::take(&mut paths);
+            if !options.read_only {
+                // From the end: a crash on the way leaves a log without a gap, whose corruption is found again.
+                remove_segments(later)?;
+                segment.truncate(cut)?;
             }
         }
         if paths.is_empty() {
             let _ = (!options.read_only).then(|| std::fs::remove_file(segment.path.with_extension("index")));
-            let visible = segment.len();
+            let visible = cut.unwrap_or_else(|| segment.len());
             let head = Some(Head { segment: Arc::new(segment), tables, visible });
             return Ok(View { sealed: Arc::new(sealed), head });
         }
@@ -430,6 +441,14 @@ fn open_view(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Resul
         sealed.push(Sealed::new(Arc::new(segment), tables));
     }
     Ok(View { sealed: Arc::new(sealed), head: None })
+}
+
+fn remove_segments(paths: Vec<PathBuf>) -> Result<(), LogError> {
+    for path in paths.into_iter().rev() {
+        let _ = std::fs::remove_file(path.with_extension("index"));
+        std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
+    }
+    Ok(())
 }
 
 /// In order of their base offsets, which their names sort by. What an interrupted write left is removed.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::error::LogError;
 use crate::frame::Fault;
 use crate::head::{Entry, Tables};
 use crate::log::OnCorruption;
@@ -19,19 +18,21 @@ pub struct Findings {
     pub refetch: bool,
 }
 
-/// Builds the indexes of a segment from its records. A torn tail is cut off. Corruption before the last whole record is
-/// cut off with all that follows if the cluster can give it again, else kept and stepped over. With `read_only` the file
-/// is left alone and its length taken as it is.
-pub fn recover(
-    segment: &Segment,
-    from: i64,
-    on_corruption: OnCorruption,
-    read_only: bool,
-    findings: &mut Findings,
-) -> Result<Tables, LogError> {
+/// How a segment is to be recovered.
+#[derive(Clone, Copy, Debug)]
+pub struct Orders {
+    pub on_corruption: OnCorruption,
+    /// Whether another segment follows: then this one was whole once, and its end is no torn tail.
+    pub followed: bool,
+}
+
+/// Builds the indexes of a segment from its records, and says where it is to be cut. A torn tail is cut off. Corruption
+/// before the last whole record is cut off with all that follows if the cluster can give it again, else kept and stepped
+/// over.
+pub fn recover(segment: &Segment, orders: Orders, findings: &mut Findings) -> (Tables, Option<u64>) {
     let mut tables = Tables::default();
     let mut at = segment::HEADER;
-    let mut after = from - 1;
+    let mut after = segment.base_offset - 1;
     while at < segment.len() {
         let fault = match segment.decode(at) {
             Ok(fixed) if fixed.offset > after => {
@@ -43,8 +44,9 @@ pub fn recover(
             Ok(_) => Fault::Length, // whole, but out of order: no writer of ours did that
             Err(fault) => fault,
         };
-        match segment.resync(at, after) {
-            Some(next) if on_corruption == OnCorruption::Keep => {
+        let next = segment.resync(at, after).or(orders.followed.then(|| segment.len()));
+        match next {
+            Some(next) if orders.on_corruption == OnCorruption::Keep => {
                 tracing::error!(segment = %segment.path.display(), at, to = next, what = fault.text(), "corrupt record: kept, not served");
                 findings.corrupt.push((segment.path.clone(), at));
                 if let Some(entry) = of_damaged(segment, at, next, after) {
@@ -53,19 +55,16 @@ pub fn recover(
                 }
                 at = next;
             }
-            more => {
+            _ => {
                 let bytes = segment.len() - at;
-                findings.refetch |= more.is_some();
+                findings.refetch |= next.is_some();
                 findings.truncated_bytes += bytes;
-                tracing::warn!(segment = %segment.path.display(), at, bytes, what = fault.text(), torn = more.is_none(), "tail cut off");
-                if !read_only {
-                    segment.truncate(at)?;
-                }
-                break;
+                tracing::warn!(segment = %segment.path.display(), at, bytes, what = fault.text(), torn = next.is_none(), "tail cut off");
+                return (tables, Some(at));
             }
         }
     }
-    Ok(tables)
+    (tables, None)
 }
 
 /// What the indexes are told of a corrupt record that ends where the next one begins, and so has its lengths and most likely
@@ -73,7 +72,7 @@ pub fn recover(
 /// stand in for it.
 fn of_damaged(segment: &Segment, at: u64, next: u64, after: i64) -> Option<Entry> {
     let fixed = segment.peek(at).ok()?;
-    let following = segment.peek(next).ok()?;
-    let in_order = (after + 1..following.offset).contains(&fixed.offset);
+    let before = segment.peek(next).map_or(i64::MAX, |following| following.offset);
+    let in_order = (after + 1..before).contains(&fixed.offset);
     (in_order && at + fixed.stride() as u64 == next).then(|| Entry::of(segment, at, &fixed))
 }

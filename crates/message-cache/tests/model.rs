@@ -225,7 +225,11 @@ fn reset_begins_a_new_life() {
     drop(log);
     let log = open(&path, OnCorruption::Refetch);
     assert_eq!((log.start_offset(), log.end_offset()), (1000, 1000));
-    assert_eq!(files(dir.path(), "dead").len(), 0);
+    log.clear().unwrap();
+    assert!(log.is_fresh() && log.end_offset() == 0);
+    append(&log, &mut Vec::new(), &[(7, Some(1), Some(3), 1)]);
+    assert_eq!((log.start_offset(), log.end_offset()), (7, 8));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing of former lives is left");
 }
 
 /// A corrupt record is refused, while the log is open and after a restart: an older one must not stand in for it.

@@ -2,6 +2,7 @@
 //! after a fault.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use rdkafka::error::RDKafkaErrorCode as E;
 use super::backoff::{Backoff, MISSING_TOPIC_RETRY_MAX, RETRY_MAX};
 use super::fetch::{Notice, Order, Slot, TopicFetch};
 use super::health::Health;
+use super::identity;
 use super::native::{self, Ask, Metadata, ReaderClient, TopicId, TopicMetadata};
 use super::producer::Producer;
 use super::resume::{Before, Reason, Resume};
@@ -42,6 +44,8 @@ pub struct Supervisor {
     pub producer: Arc<Producer>,
     pub producer_health: Arc<Health>,
     pub wanted: Arc<Wanted>,
+    /// Where the caches of this cluster lie.
+    pub directory: PathBuf,
     pub notices: Receiver<Notice>,
     pub orders: Sender<Order>,
 }
@@ -59,6 +63,8 @@ struct Reader {
 
 /// What the loop remembers.
 struct Plan {
+    /// Whether the directory is known to be this cluster's.
+    settled: bool,
     look_at: Instant,
     cluster: Backoff,
     missing: Backoff,
@@ -69,6 +75,7 @@ impl Supervisor {
     /// Runs until told to stop.
     pub fn run(&self, stop: &AtomicBool) {
         let mut plan = Plan {
+            settled: false,
             look_at: Instant::now(),
             cluster: Backoff::new(MISSING_TOPIC_RETRY_MAX),
             missing: Backoff::new(MISSING_TOPIC_RETRY_MAX),
@@ -105,7 +112,7 @@ impl Supervisor {
             Ok(metadata) => {
                 self.health.answered();
                 plan.cluster.reset();
-                if self.compare(&metadata, plan) {
+                if self.settle(plan) && self.compare(&metadata, plan) {
                     plan.missing.reset();
                     LOOK_INTERVAL
                 } else {
@@ -120,6 +127,22 @@ impl Supervisor {
             }
         };
         plan.look_at = Instant::now() + wait;
+    }
+
+    /// Whether the cached records are known to be this cluster's. Nothing is fetched before.
+    fn settle(&self, plan: &mut Plan) -> bool {
+        if !plan.settled {
+            let wanted = self.wanted.read();
+            let settled = match self.client.client().fetch_cluster_id(ANSWER_TIMEOUT) {
+                Some(id) => identity::settle(&self.directory, &id, &wanted),
+                None => Err("the cluster does not tell its id".to_owned()),
+            };
+            plan.settled = settled.is_ok();
+            if let Err(problem) = settled {
+                wanted.values().for_each(|topic| topic.state.lock().problem = Some(problem.clone()));
+            }
+        }
+        plan.settled
     }
 
     /// Whether all wanted topics are there.
