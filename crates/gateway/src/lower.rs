@@ -103,7 +103,7 @@ impl Lowering<'_> {
         };
         let face = ProduceFace::new(Produce::new(options, Arc::clone(&self.topics)), face);
         let metrics = self.shared.metrics.produce.topic(face.topic_label());
-        Ok(Capability::Produce(face, metrics))
+        Ok(Capability::Produce(Box::new(face), metrics))
     }
 
     fn fetch(&self, plan: &Plan, f: FetchPlan) -> Result<Capability, String> {

@@ -50,7 +50,7 @@ pub(crate) struct Route {
 }
 
 pub(crate) enum Capability {
-    Produce(ProduceFace, TopicProduce),
+    Produce(Box<ProduceFace>, TopicProduce),
     Fetch(FetchFace, TopicFetch),
 }
 

@@ -244,7 +244,7 @@ fn a_key_whose_newest_record_is_corrupt_is_refused() {
         log.append(&[of(0, b"k\x01", b"older"), of(1, b"k\x01", b"newest"), of(2, b"k\x02", b"other")]).unwrap();
         let path = &files(dir.path(), "log")[0];
         let bytes = std::fs::read(path).unwrap();
-        let at = bytes.windows(damage.len()).enumerate().filter(|(_, w)| *w == damage).last().unwrap().0;
+        let at = bytes.windows(damage.len()).enumerate().rfind(|(_, w)| *w == damage).unwrap().0;
         std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"x", at as u64).unwrap();
         assert!(log.latest(b"k\x01").is_err());
         assert!(log.latest(b"k\x02").is_ok());

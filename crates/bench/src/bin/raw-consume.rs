@@ -4,16 +4,18 @@
 //! full. With the library's own default (`fetch.queue.backoff.ms=1000`) it would sleep for most of a run that a fast broker feeds.
 
 use std::ptr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList, bindings as rd};
 
-/// Longest silence of the broker before the run counts as broken, in milliseconds.
-const SILENCE_MS: i32 = 30_000;
+/// Longest silence of the broker before the run counts as broken.
+const SILENCE: Duration = Duration::from_secs(30);
 const BATCH: usize = 1_000;
+/// Librdkafka waits so long for a batch to become full, in milliseconds: the last one never does.
+const BATCH_WAIT_MS: i32 = 5;
 
 #[derive(Parser)]
 struct Args {
@@ -55,14 +57,18 @@ fn drain(consumer: &BaseConsumer) -> Result<(u64, usize), String> {
     let queue = unsafe { rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
     let mut batch = [ptr::null_mut::<rd::rd_kafka_message_t>(); BATCH];
     let (mut records, mut bytes) = (0_u64, 0_usize);
+    let mut heard = Instant::now();
     let outcome = loop {
         // SAFETY: `queue` is not destroyed before the end of the function, and `batch` has room for BATCH pointers.
-        let count = unsafe { rd::rd_kafka_consume_batch_queue(queue, SILENCE_MS, batch.as_mut_ptr(), BATCH) };
-        let Some(messages) = usize::try_from(count).ok().filter(|n| *n > 0).map(|n| &batch[..n]) else {
-            break Err(format!("no record and no end for {SILENCE_MS} ms"));
-        };
+        let count = unsafe { rd::rd_kafka_consume_batch_queue(queue, BATCH_WAIT_MS, batch.as_mut_ptr(), BATCH) };
+        let Ok(count) = usize::try_from(count) else { break Err("the queue cannot be read".to_owned()) };
+        if count > 0 {
+            heard = Instant::now();
+        } else if heard.elapsed() > SILENCE {
+            break Err(format!("no record and no end for {SILENCE:?}"));
+        }
         let mut end = None;
-        for message in messages {
+        for message in &batch[..count] {
             // SAFETY: librdkafka filled in this pointer and gave the message to us; it is read before it is destroyed, once.
             let (fault, length) = unsafe {
                 let seen = ((**message).err, (**message).len);
