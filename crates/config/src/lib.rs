@@ -23,6 +23,7 @@ mod secret;
 mod shape;
 mod units;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use check::{HOP_BY_HOP, PropertyProblem};
@@ -45,10 +46,15 @@ pub struct Source {
     pub text: String,
 }
 
+/// Whether a topic with so many partitions and these properties can be created; all that is wrong.
+pub type TopicCheck = dyn Fn(i32, &BTreeMap<String, String>) -> Result<(), Vec<String>>;
+
 /// What only the caller knows.
 pub struct Checks<'a> {
     /// Whether a Kafka property may have this value: name, value, whether the cluster is the embedded one.
     pub kafka_property: &'a dyn Fn(&str, &str, bool) -> Result<(), PropertyProblem>,
+    /// Of the embedded cluster.
+    pub embedded_topic: &'a TopicCheck,
     /// The environment.
     pub env: &'a dyn Fn(&str) -> Option<String>,
 }

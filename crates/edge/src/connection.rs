@@ -10,7 +10,8 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -194,7 +195,8 @@ async fn answer<H: Handler>(
     part_bytes: usize,
 ) -> Result<Response<Tracked>, Infallible> {
     let guard = connection.pulse.request();
-    let response = if request.headers().len() > headers_max {
+    let is_http1 = request.version() < Version::HTTP_2;
+    let mut response = if request.headers().len() > headers_max {
         connection.observer.limit_hit(hit::HEADERS);
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -202,6 +204,10 @@ async fn answer<H: Handler>(
     } else {
         connection.handler.handle(request, connection.peer).await
     };
+    if is_http1 && connection.pulse.commanded() >= Command::LastRequest {
+        // The client learns it before it sends another request into a connection that is about to close.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| Tracked { body, part_bytes, _guard: guard }))
 }
 

@@ -9,6 +9,7 @@
 mod body;
 mod connection;
 mod drain;
+mod head;
 mod limits;
 mod listener;
 mod params;
@@ -23,6 +24,7 @@ mod wire;
 pub use body::Body;
 pub use connection::{Handler, Peer};
 pub use drain::{Drain, DrainHandle};
+pub use head::HeadFault;
 pub use limits::{Limits, Observer, hit};
 pub use listener::{BindError, Listener, ListenerOptions};
 pub use params::{PARAMS_MAX, Params};

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::connection::{self, Handler, Peer, Protocols};
 use crate::drain::Drain;
@@ -22,6 +22,8 @@ use crate::watch;
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that failed for want of descriptors or memory, so that it is not tried in a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long idle connections stay open in a drain, so that requests that are on their way are answered, as the last ones.
+const LAST_REQUEST_GRACE: Duration = Duration::from_millis(300);
 /// How long aborted connections get to leave their tasks.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
@@ -177,8 +179,11 @@ impl<H: Handler> Server<H> {
     }
 
     async fn drain(self, mut deadline: Instant, mut stop: Drain) -> usize {
-        let open = self.registry.command_all(Command::Finish);
+        let open = self.registry.command_all(Command::LastRequest);
         tracing::debug!(listener = self.name, connections = open, "draining");
+        // A kept connection that is closed at once may have a request on its way, which would never be answered.
+        let _ = timeout_at(deadline.min(Instant::now() + LAST_REQUEST_GRACE), self.registry.empty()).await;
+        self.registry.command_all(Command::Finish);
         let mut sweep = interval(watch::period(&self.limits));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -14,10 +14,12 @@ use crate::watch::Seen;
 #[repr(u8)]
 pub(crate) enum Command {
     Run = 0,
+    /// Say with the next answer that it is the last (HTTP/1.1).
+    LastRequest = 1,
     /// Finish what runs, take nothing new, close.
-    Finish = 1,
+    Finish = 2,
     /// Close now.
-    Abort = 2,
+    Abort = 3,
 }
 
 /// Relaxed atomics throughout: each is a fact of its own that the watch may see one sweep late. No clock is read and no lock taken
@@ -108,7 +110,8 @@ impl Pulse {
     pub(crate) fn commanded(&self) -> Command {
         match self.command.load(Acquire) {
             0 => Command::Run,
-            1 => Command::Finish,
+            1 => Command::LastRequest,
+            2 => Command::Finish,
             _ => Command::Abort,
         }
     }

@@ -40,7 +40,7 @@ pub struct FetchFace {
 
 /// A collection up to this size is made before the response begins, and so has a length and says what it left out in a
 /// header; a larger one is streamed in pieces of this size and says so in a trailer.
-const PIECE_BYTES: usize = 256 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 
 const ANY_BYTES: &str = "application/octet-stream";
 const JSON: &str = "application/json";
@@ -81,7 +81,7 @@ impl FetchFace {
                 (response, Outcome::NotModified)
             }
             Found::Collection(version, merged) => {
-                let mut response = self.collection(&scope, merged)?;
+                let mut response = self.collection(&scope, merged).await?;
                 validators(response.headers_mut(), &version.etag(), version.timestamp_ms);
                 (response, Outcome::Hit)
             }
@@ -124,9 +124,13 @@ impl FetchFace {
         Ok(())
     }
 
-    fn collection(&self, scope: &RequestScope<'_>, mut merged: Merged) -> Result<Response<Reply>, Problem> {
+    async fn collection(&self, scope: &RequestScope<'_>, mut merged: Merged) -> Result<Response<Reply>, Problem> {
         let mut piece = BytesMut::new();
-        let more = merged.fill(&mut piece, PIECE_BYTES).map_err(|e| Problem::internal(e.to_string()))?;
+        let mut more = true;
+        while more && piece.len() < PIECE_BYTES {
+            more = merged.fill(&mut piece, PIECE_BYTES).map_err(|e| Problem::internal(e.to_string()))?;
+            tokio::task::yield_now().await;
+        }
         let options = Arc::clone(&self.options);
         let omitted = merged.omitted;
         let mut response = if more {
@@ -192,7 +196,15 @@ impl Body for CollectionBody {
     type Error = std::io::Error;
 
     /// An error ends the response before its end, so that the client sees that it is not whole.
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        Poll::Ready(self.next_piece().map_err(std::io::Error::other).transpose())
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let next = self.next_piece().map_err(std::io::Error::other).transpose();
+        if let Some(Ok(frame)) = &next
+            && frame.data_ref().is_some_and(Bytes::is_empty)
+        {
+            // It looked long and found nothing: others first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(next)
     }
 }

@@ -20,10 +20,14 @@ fn is_ours(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || matches!(*name, header::CONTENT_LENGTH | header::DATE | header::ETAG | header::LAST_MODIFIED)
 }
 
-/// A record header as a response header; `None` where HTTP cannot carry it.
+/// Longest value that a record header may give a response header, in bytes; clients have limits on heads, too.
+const VALUE_BYTES_MAX: usize = 8 * 1024;
+
+/// A record header as a response header; `None` where it is empty, too long, or nothing that HTTP can carry.
 pub fn to_response(name: &HeaderName, value: Option<&[u8]>) -> Option<HeaderValue> {
+    let value = value.filter(|v| (1..=VALUE_BYTES_MAX).contains(&v.len()))?;
     if is_ours(name) {
         return None;
     }
-    HeaderValue::from_bytes(value?).ok()
+    HeaderValue::from_bytes(value).ok()
 }

@@ -39,6 +39,10 @@ impl Problem {
         Self::new(status, "bad-path", "The path cannot be read", detail)
     }
 
+    pub fn bad_head(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self::new(status, "bad-head", "The head of the request cannot be taken", detail)
+    }
+
     pub fn no_route() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

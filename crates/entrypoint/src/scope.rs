@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use http::request::Parts;
+use percent_encoding::percent_decode_str;
 use template::{Message, Scope};
 
 type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
@@ -29,9 +30,22 @@ impl<'a> RequestScope<'a> {
         self.head
     }
 
+    /// Decoded; a parameter that is no UTF-8 is as good as absent: replaced characters would make different keys equal.
     fn query_pairs(&self) -> impl Iterator<Item = Pair<'_>> {
-        form_urlencoded::parse(self.head.uri.query().unwrap_or_default().as_bytes())
+        let pairs = self.head.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        pairs.filter_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decode(name)?, decode(value)?))
+        })
     }
+}
+
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('+') {
+        return percent_decode_str(text).decode_utf8().ok();
+    }
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(|t| Cow::Owned(t.into_owned()))
 }
 
 fn new_id() -> String {
@@ -140,5 +154,28 @@ impl Message for WithMessage<'_> {
     }
     fn timestamp_ms(&self) -> i64 {
         self.latest.record.timestamp_ms()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters() {
+        let request = http::Request::builder().uri("/?a=1&b=x+y%2B%20z&a=2&bad=%ff&%C3%A4=%C3%B6&empty&=n").body(()).unwrap();
+        let (head, ()) = request.into_parts();
+        let scope = RequestScope::new(&head, &[]);
+        for (name, value) in [
+            ("a", Some("1")),
+            ("b", Some("x y+ z")),
+            ("bad", None),
+            ("\u{e4}", Some("\u{f6}")),
+            ("empty", Some("")),
+            ("", Some("n")),
+            ("none", None),
+        ] {
+            assert_eq!(scope.query(name).as_deref(), value, "{name}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 mod cursor;
 mod etag;
 mod fetch;
+mod json;
 mod merge;
 mod produce;
 mod topic;

@@ -7,9 +7,13 @@ use bytes::BytesMut;
 use message_cache::{LogError, PartitionLog, Record, Scan, TopicCache};
 
 use crate::fetch::{Latest, latest};
+use crate::json;
 
 /// Most keys that may change while one collection is sent: they are remembered, so that none is sent twice.
 const CHANGED_KEYS_MAX: usize = 1_000_000;
+
+/// Records looked at before a collection lets others have the thread; a topic may hold many old records of few keys.
+const SCAN_RECORDS_MAX: usize = 1000;
 
 /// Records left out of a collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +66,8 @@ impl Merged {
         }
     }
 
-    /// Appends the next part to `out` until it is `bytes` long or the array is complete; says whether there is more.
+    /// Appends the next part to `out` until it is `bytes` long, the array is complete, or [`SCAN_RECORDS_MAX`] records were
+    /// looked at: then it is the turn of others, even if nothing was appended. Says whether there is more.
     ///
     /// # Errors
     /// [`Overrun`]: what was sent so far must not pass for the whole.
@@ -70,7 +75,10 @@ impl Merged {
         if !std::mem::replace(&mut self.begun, true) {
             out.extend_from_slice(b"[");
         }
-        while out.len() < bytes {
+        for _ in 0..SCAN_RECORDS_MAX {
+            if out.len() >= bytes {
+                break;
+            }
             let Some(record) = self.next_record() else {
                 out.extend_from_slice(b"]");
                 return Ok(false);
@@ -84,7 +92,7 @@ impl Merged {
                 continue;
             };
             let Some(value) = chosen.as_ref().and_then(Record::value) else { continue };
-            if serde_json::from_slice::<serde::de::IgnoredAny>(value).is_err() {
+            if !json::is_valid(value) {
                 self.omitted.not_json += 1;
                 continue;
             }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edge::{Body, PathFault, Peer, Routed, Router};
+use edge::{Body, HeadFault, PathFault, Peer, Routed, Router};
 use entrypoint::{FetchFace, Outcome, Problem, ProduceFace, Reply};
 use http::header::{ALLOW, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -70,6 +70,9 @@ impl Parts {
             return Problem::too_many_requests(self.shared.requests_max).response();
         }
         let (head, body) = request.into_parts();
+        if let Some(fault) = HeadFault::find(&head) {
+            return Problem::bad_head(fault.status(), fault.to_string()).response();
+        }
         let (route, params) = match self.router.route(&head) {
             Routed::Found { route, params } => (route, params),
             Routed::NotFound => return Problem::no_route().response(),

@@ -185,3 +185,16 @@ fn begin_put(address: SocketAddr, key: &str) -> Client {
     client.read_continue().expect("100 Continue");
     client
 }
+
+#[test]
+fn a_drain_answers_whoever_waits_for_a_change() {
+    let mut gateway = Records::embedded().builder().start().expect("start");
+    let mut client = Client::connect(gateway.address()).expect("connect");
+    client.write(b"GET /records/none HTTP/1.1\r\nhost: a\r\nprefer: wait=60\r\n\r\n").expect("send");
+    let waits = || gateway.metric("http_server_active_requests").is_some_and(|n| n > 0.0).then_some(());
+    poll_until(ROUND_WITHIN, waits).expect("the request to wait");
+    let begun = std::time::Instant::now();
+    assert!(gateway.terminate().expect("terminate").success());
+    assert_eq!(client.read("GET").expect("answer").status, 404);
+    assert!(begun.elapsed() < Duration::from_secs(20), "the drain waited for the waiting");
+}

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Most partitions of one topic.
-const PARTITIONS_MAX: i32 = 1000;
+pub const PARTITIONS_MAX: i32 = 1000;
 /// Kafka's default of `message.max.bytes`.
 const MESSAGE_MAX_BYTES: u64 = 1_048_588;
 /// Default of `queue.buffering.max.kbytes`: memory for records that wait for the disk.
@@ -143,6 +143,9 @@ impl EmbeddedCluster {
         let timestamp_ms = if topic.append_time { None } else { record.timestamp_ms };
         let timestamp_type = if topic.append_time { TimestampType::LogAppend } else { TimestampType::Create };
         let timestamp_ms = timestamp_ms.unwrap_or_else(now_ms);
+        if timestamp_ms < 0 {
+            return Err(ProduceError::Invalid { reason: format!("{timestamp_ms} is no time: it is before 1970") });
+        }
         let pending = appender::Pending::new(record, timestamp_ms, timestamp_type);
         if pending.bytes() > limit_bytes {
             return Err(ProduceError::TooLarge { limit_bytes: Some(limit_bytes) });
@@ -176,12 +179,7 @@ impl EmbeddedCluster {
         if !is_legal_topic_name(&spec.name) {
             return Err(AdminError::Invalid(message_cache::LogError::TopicName(spec.name.clone()).to_string()));
         }
-        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
-            return Err(AdminError::Invalid(format!("{} partitions: 1 to {PARTITIONS_MAX} are possible", spec.partitions)));
-        }
-        for (name, value) in &spec.config {
-            topic_config::check(name, value).map_err(AdminError::Invalid)?;
-        }
+        check_topic(spec.partitions, &spec.config).map_err(|faults| AdminError::Invalid(faults.join("; ")))?;
         let mut topics = self.topics.write();
         if topics.contains_key(&spec.name) || self.broken.contains_key(&spec.name) {
             return Err(AdminError::TopicExists(spec.name.clone()));
@@ -251,6 +249,16 @@ impl EmbeddedCluster {
     }
 }
 
+/// Whether the embedded cluster can create a topic like this; all that is wrong.
+pub fn check_topic(partitions: i32, config: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    let mut faults = Vec::new();
+    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+        faults.push(format!("{partitions} partitions: 1 to {PARTITIONS_MAX} are possible in the embedded cluster"));
+    }
+    faults.extend(config.iter().filter_map(|(name, value)| topic_config::check(name, value).err()));
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
 impl Topic {
     fn open(options: &EmbeddedOptions, name: &str, meta: Meta) -> Result<Self, String> {
         let number = |property: &str| meta.config.get(property).and_then(|v| v.parse::<u64>().ok());
@@ -260,10 +268,10 @@ impl Topic {
             on_corruption: OnCorruption::Keep,
             read_only: false,
         };
-        let cache = TopicCache::open(&options.directory, name, &log).map_err(|e| e.to_string())?;
-        cache.ensure_partitions(meta.partitions as usize).map_err(|e| e.to_string())?;
+        meta.find_partitions(&options.directory.join(name))?;
+        let count = meta.partitions as usize;
+        let cache = TopicCache::open_exactly(&options.directory, name, &log, count).map_err(|e| e.to_string())?;
         cache.mark_complete().map_err(|e| e.to_string())?;
-        meta::sync_partition_dirs(cache.dir())?;
         Ok(Self {
             appenders: cache.partitions().iter().map(|log| Arc::new(Appender::new(Arc::clone(log)))).collect(),
             max_message_bytes: number("max.message.bytes").unwrap_or(u64::MAX),

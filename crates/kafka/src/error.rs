@@ -56,6 +56,6 @@ pub enum AdminError {
     TopicExists(String),
     #[error("{0}")]
     Invalid(String),
-    #[error("the cluster is not available: {0}")]
+    #[error("not available now: {0}")]
     Unavailable(String),
 }

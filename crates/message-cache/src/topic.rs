@@ -1,5 +1,6 @@
 //! A topic cache: the partition logs of one topic.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,9 +30,25 @@ pub fn is_legal_topic_name(name: &str) -> bool {
     (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(legal)
 }
 
+/// Whether a directory is a log that was dropped: `<partition>.dead-<eight hex digits>`.
+fn is_dead(name: &str) -> bool {
+    name.split_once(".dead-").is_some_and(|(partition, mark)| {
+        partition.parse::<usize>().is_ok() && mark.len() == 8 && mark.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
 impl TopicCache {
-    /// Opens the partitions that are in `<parent>/<name>`; there may be none.
+    /// Opens the partitions that are in `<parent>/<name>`, from 0 on without a gap; there may be none.
     pub fn open(parent: &Path, name: &str, options: &LogOptions) -> Result<Self, LogError> {
+        Self::open_some(parent, name, options, None)
+    }
+
+    /// Opens this many partitions, whatever else lies in `<parent>/<name>`.
+    pub fn open_exactly(parent: &Path, name: &str, options: &LogOptions, count: usize) -> Result<Self, LogError> {
+        Self::open_some(parent, name, options, Some(count))
+    }
+
+    fn open_some(parent: &Path, name: &str, options: &LogOptions, count: Option<usize>) -> Result<Self, LogError> {
         if !is_legal_topic_name(name) {
             return Err(LogError::TopicName(name.to_owned()));
         }
@@ -46,32 +63,34 @@ impl TopicCache {
             complete: AtomicBool::new(dir_has_mark),
             changed: Arc::new(changed),
         };
-        let count = cache.count_on_disk()?;
-        cache.ensure_partitions(count)?;
+        let on_disk = cache.count_on_disk()?;
+        cache.ensure_partitions(count.unwrap_or(on_disk))?;
         if cache.partitions().iter().any(|log| log.has_lost_records()) && !options.read_only {
             cache.mark_incomplete()?;
         }
         Ok(cache)
     }
 
-    /// One more than the highest partition that has a directory. Removes logs that a reset left behind.
+    /// How many partitions have a directory, from 0 on without a gap. Removes logs that a reset left behind.
     fn count_on_disk(&self) -> Result<usize, LogError> {
         let entries = match std::fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
             Err(e) => return Err(LogError::io(&self.dir, e)),
         };
-        let mut count = 0;
+        let mut found = BTreeSet::new();
         for entry in entries {
             let path = entry.map_err(|e| LogError::io(&self.dir, e))?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            if name.contains(".dead-") && !self.options.read_only {
+            if is_dead(name) && !self.options.read_only {
                 std::fs::remove_dir_all(&path).map_err(|e| LogError::io(&path, e))?;
-            } else if let Ok(partition) = name.parse::<u16>() {
-                count = count.max(usize::from(partition) + 1);
+            } else if let Ok(partition) = name.parse::<usize>()
+                && path.is_dir()
+            {
+                found.insert(partition);
             }
         }
-        Ok(count)
+        Ok((0..).zip(found).take_while(|(n, partition)| n == partition).count())
     }
 
     /// Creates the partitions that are missing below `count`. They stay: Kafka never takes a partition away.

@@ -19,6 +19,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Free ports can be taken by somebody else between the look and the bind.
 const START_ATTEMPTS: usize = 3;
+/// Serial GC and the quick compiler only: the JVM starts faster and leaves the cores to what is being tested.
+const SMALL_HEAP: &[&str] = &["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+const TOOL_HEAP: &[&str] = &["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// As Kafka's own start script has it, but for the heap.
+const FULL_HEAP: &[&str] = &["-Xms512m", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"];
 /// Bytes of the broker's log that an error shows.
 const LOG_TAIL_BYTES: usize = 4_000;
 
@@ -27,6 +32,9 @@ const LOG_TAIL_BYTES: usize = 4_000;
 pub struct BrokerOptions {
     /// Added to `server.properties`; they win over the defaults.
     pub properties: Vec<(String, String)>,
+    /// Let the JVM compile fully, for benchmarks: a broker that is the bottleneck makes every ratio look good. Tests start faster
+    /// without.
+    pub throughput: bool,
 }
 
 /// A broker; stopped and removed when dropped.
@@ -36,6 +44,7 @@ pub struct Broker {
     libs: PathBuf,
     address: SocketAddr,
     bootstrap: String,
+    throughput: bool,
     process: Option<Process>,
 }
 
@@ -85,7 +94,7 @@ impl Broker {
     /// printed. `--bootstrap-server` is supplied.
     pub fn tool(&self, class: &str, args: &[&str]) -> Result<String> {
         let args = [&["--bootstrap-server", &self.bootstrap], args].concat();
-        let output = java(self.dir.path(), &self.libs, "128m", class, &args)?;
+        let output = java(self.dir.path(), &self.libs, TOOL_HEAP, class, &args)?;
         printed(class, &output)
     }
 
@@ -105,16 +114,24 @@ impl Broker {
         fs::write(dir.path().join("log4j2.yaml"), include_str!("../templates/log4j2.yaml"))?;
         fs::write(dir.path().join("server.properties"), properties(dir.path(), ports[0], ports[1], options))?;
         let format = ["format", "-t", &cluster_id()?, "-c", "server.properties"];
-        printed("formatting", &java(dir.path(), libs, "128m", "kafka.tools.StorageTool", &format)?)?;
+        printed("formatting", &java(dir.path(), libs, TOOL_HEAP, "kafka.tools.StorageTool", &format)?)?;
         let address = SocketAddr::from(([127, 0, 0, 1], ports[0]));
-        let mut broker = Self { dir, libs: libs.to_path_buf(), address, bootstrap: address.to_string(), process: None };
+        let mut broker = Self {
+            dir,
+            libs: libs.to_path_buf(),
+            address,
+            bootstrap: address.to_string(),
+            throughput: options.throughput,
+            process: None,
+        };
         broker.launch()?;
         Ok(broker)
     }
 
     fn launch(&mut self) -> Result<()> {
         let log = self.dir.path().join("broker.log");
-        let mut command = java_command(self.dir.path(), &self.libs, "512m", "kafka.Kafka", &["server.properties"])?;
+        let heap = if self.throughput { FULL_HEAP } else { SMALL_HEAP };
+        let mut command = java_command(self.dir.path(), &self.libs, heap, "kafka.Kafka", &["server.properties"])?;
         let out = File::options().append(true).create(true).open(&log)?;
         command.stderr(out.try_clone()?).stdout(out).stdin(Stdio::null());
         let mut process = Process::unheard("the Kafka broker", command)?;
@@ -175,21 +192,15 @@ fn cluster_id() -> Result<String> {
     Ok((0..22).map(|i| char::from(ALPHABET[sextet(i) as usize])).collect())
 }
 
-fn java_command(dir: &Path, libs: &Path, heap: &str, class: &str, args: &[&str]) -> Result<Command> {
+fn java_command(dir: &Path, libs: &Path, jvm: &[&str], class: &str, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(find_tool("java")?);
-    // Serial GC and C1 only: the broker starts faster and leaves the cores to what is being tested.
-    command.args([
-        &format!("-Xmx{heap}"),
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-Dlog4j2.configurationFile=log4j2.yaml",
-    ]);
+    command.args(jvm).arg("-Dlog4j2.configurationFile=log4j2.yaml");
     command.arg("-cp").arg(libs.join("*")).arg(class).args(args).current_dir(dir);
     Ok(command)
 }
 
-fn java(dir: &Path, libs: &Path, heap: &str, class: &str, args: &[&str]) -> Result<Output> {
-    let mut command = java_command(dir, libs, heap, class, args)?;
+fn java(dir: &Path, libs: &Path, jvm: &[&str], class: &str, args: &[&str]) -> Result<Output> {
+    let mut command = java_command(dir, libs, jvm, class, args)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(spawn(command)?.wait_with_output()?)
 }
@@ -223,7 +234,7 @@ mod tests {
 
     #[test]
     fn wanted_properties_come_last() {
-        let options = BrokerOptions { properties: vec![("message.max.bytes".into(), "1".into())] };
+        let options = BrokerOptions { properties: vec![("message.max.bytes".into(), "1".into())], ..BrokerOptions::default() };
         let text = properties(Path::new("/x"), 1, 2, &options);
         assert!(text.contains("listeners=PLAINTEXT://127.0.0.1:1,CONTROLLER://127.0.0.1:2\n"), "{text}");
         assert!(text.ends_with("message.max.bytes=1\n"), "{text}");

@@ -7,7 +7,7 @@ fn a_broker_keeps_its_topics_over_stop_kill_and_restart() {
     if std::env::var_os("TIDEGATE_NO_KAFKA").is_some() {
         return left_out("the broker runner's own test (TIDEGATE_NO_KAFKA)");
     }
-    let options = BrokerOptions { properties: vec![("log.cleaner.backoff.ms".into(), "100".into())] };
+    let options = BrokerOptions { properties: vec![("log.cleaner.backoff.ms".into(), "100".into())], ..BrokerOptions::default() };
     let mut broker = Broker::start(options).expect("a broker");
     broker.create_topic("kept", 3, &["cleanup.policy=compact"]).expect("a topic");
     let described =

@@ -41,6 +41,9 @@ impl Failure {
 
     pub fn report(self) -> ExitCode {
         use std::io::Write;
+        if self.text.is_empty() {
+            return self.code.into();
+        }
         // Problems of a configuration come whole, several lines each; anything else is one line.
         let text = if self.text.contains('\n') { self.text } else { format!("{}tidegate:{} {}", RED, RESET, self.text) };
         let _ = writeln!(anstream::stderr(), "{}", text.trim_end());
@@ -73,6 +76,7 @@ impl From<OpenClustersError> for Failure {
     fn from(e: OpenClustersError) -> Self {
         let code = match e {
             OpenClustersError::Directory(_) | OpenClustersError::Io { .. } => DIRECTORY,
+            OpenClustersError::Create { source: kafka::AdminError::Unavailable(_), .. } => DIRECTORY,
             OpenClustersError::Properties { .. } | OpenClustersError::Create { .. } => USAGE_CODE,
         };
         Self::new(code, e.to_string())

@@ -21,11 +21,12 @@ pub fn load(config: &Config) -> Result<Plan, Failure> {
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(usage(format!("{name} is larger than {FILE_BYTES_MAX} bytes")));
     }
-    let mut overrides = overrides_from_env();
+    let mut overrides = overrides_from_env()?;
     for set in &config.set {
         overrides.push(Override::set(set).map_err(usage)?);
     }
-    let checks = Checks { kafka_property: &kafka_property, env: &|name| std::env::var(name).ok() };
+    let checks =
+        Checks { kafka_property: &kafka_property, embedded_topic: &kafka::check_topic, env: &|name| std::env::var(name).ok() };
     let base = config.file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     config::load(&Source { name, text }, base, &overrides, &checks)
         .map_err(|problems| usage(problems.render(std::io::IsTerminal::is_terminal(&std::io::stderr()))))
@@ -35,7 +36,13 @@ fn kafka_property(name: &str, value: &str, embedded: bool) -> Result<(), Propert
     kafka::check_property(name, value, embedded).map_err(|p| PropertyProblem { message: p.message, help: p.help })
 }
 
-/// `TIDEGATE__A__B`; names or values that are no text cannot be meant.
-fn overrides_from_env() -> Vec<Override> {
-    std::env::vars_os().filter_map(|(name, value)| Override::env(name.to_str()?, value.to_str()?)).collect()
+/// `TIDEGATE__A__B`
+fn overrides_from_env() -> Result<Vec<Override>, Failure> {
+    let mut found = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|n| n.starts_with(config::ENV_PREFIX)) else { continue };
+        let value = value.to_str().ok_or_else(|| Failure::new(USAGE_CODE, format!("the value of {name} is no UTF-8")))?;
+        found.extend(Override::env(name, value));
+    }
+    Ok(found)
 }

@@ -103,7 +103,8 @@ fn provide_kafka(command: &mut Command) -> Result<Option<Broker>> {
         return Ok(None);
     }
     let quick = [("log.cleaner.backoff.ms", "500"), ("log.retention.check.interval.ms", "1000")];
-    let options = BrokerOptions { properties: quick.map(|(name, value)| (name.into(), value.into())).to_vec() };
+    let options =
+        BrokerOptions { properties: quick.map(|(name, value)| (name.into(), value.into())).to_vec(), ..BrokerOptions::default() };
     let broker = Broker::start(options)?;
     command.env("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap());
     println!("started Apache Kafka {} at {}", testkit::KAFKA_VERSION, broker.bootstrap());

@@ -5,6 +5,9 @@ use std::process::{Command, Stdio};
 
 use testkit::{Error, Result, find_tool};
 
+/// By its full path: PATH may be what is broken.
+const APT_GET: &str = "/usr/bin/apt-get";
+
 /// A program and the Debian package that brings it.
 pub struct Tool {
     name: &'static str,
@@ -42,12 +45,13 @@ pub fn need(tools: &[Tool]) -> Result<()> {
 }
 
 fn may_install() -> bool {
-    rustix::process::geteuid().is_root() && Path::new("/usr/bin/apt-get").is_file()
+    rustix::process::geteuid().is_root() && Path::new(APT_GET).is_file()
 }
 
 fn apt(args: &[&str]) -> Result<()> {
     let output =
-        Command::new("apt-get").arg("-q").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).output()?;
+        Command::new(APT_GET).arg("-q").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).output();
+    let output = output.map_err(Error::doing(APT_GET))?;
     if output.status.success() {
         return Ok(());
     }

@@ -58,6 +58,9 @@ impl Checker<'_> {
                 }
             }
         }
+        if embedded {
+            self.embedded.insert(name.to_owned());
+        }
         let properties = properties.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
         ClusterPlan { name: name.to_owned(), embedded, properties }
     }
@@ -92,8 +95,25 @@ impl Checker<'_> {
             CreatePlan { partitions: create.partitions, replication: create.replication, config }
         });
         let cluster = self.cluster_of(topic.cluster.as_deref(), at)?;
+        if let Some(create) = create.as_ref().filter(|_| self.embedded.contains(&cluster)) {
+            self.embedded_topic(create, &at.key("create"));
+        }
         self.topics.insert(name.to_owned(), cluster.clone());
         Some(TopicPlan { name: name.to_owned(), cluster, bootstrap: topic.bootstrap, start: topic.start, create })
+    }
+
+    /// What the embedded cluster could not create, each fault where it is.
+    fn embedded_topic(&mut self, create: &CreatePlan, at: &At) {
+        let check = self.checks.embedded_topic;
+        for fault in check(create.partitions, &BTreeMap::new()).err().into_iter().flatten() {
+            self.fault(&at.key("partitions"), fault, None);
+        }
+        for (name, value) in &create.config {
+            let one = BTreeMap::from([(name.clone(), value.clone())]);
+            for fault in check(1, &one).err().into_iter().flatten() {
+                self.fault(&at.key("config").key(name), fault, None);
+            }
+        }
     }
 
     /// The cluster that the thing at `at` names with `cluster`, or the only one there is.

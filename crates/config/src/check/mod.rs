@@ -36,7 +36,7 @@ pub(crate) fn check(
     checks: &Checks<'_>,
     report: &mut Report,
 ) -> Option<Plan> {
-    let mut checker = Checker { dropped, tree, report, checks, topics: BTreeMap::new() };
+    let mut checker = Checker { dropped, tree, report, checks, topics: BTreeMap::new(), embedded: BTreeSet::new() };
     let listeners = checker.listeners(document);
     let limits = checker.limits(&document.limits);
     let clusters = checker.clusters(document);
@@ -54,6 +54,8 @@ struct Checker<'a> {
     checks: &'a Checks<'a>,
     /// The cached topics that are in order, with their cluster.
     topics: BTreeMap<String, String>,
+    /// The clusters that are the built-in log.
+    embedded: BTreeSet<String>,
 }
 
 impl<'a> Checker<'a> {

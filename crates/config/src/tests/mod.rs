@@ -50,5 +50,10 @@ fn environment(name: &str) -> Option<String> {
 
 pub(super) fn read(text: &str, overrides: &[Override]) -> Result<Plan, Problems> {
     let source = Source { name: "t.yaml".into(), text: text.into() };
-    load(&source, Path::new("/base"), overrides, &Checks { kafka_property: &kafka_property, env: &environment })
+    load(
+        &source,
+        Path::new("/base"),
+        overrides,
+        &Checks { kafka_property: &kafka_property, embedded_topic: &|_, _| Ok(()), env: &environment },
+    )
 }

@@ -22,7 +22,7 @@ fn the_examples_are_valid() {
                     .collect();
                 assert!(errors.is_empty(), "{}: {errors:#?}", entry.display());
                 let source = Source { name: entry.display().to_string(), text };
-                let checks = Checks { kafka_property: &|_, _, _| Ok(()), env: &|_| None };
+                let checks = Checks { kafka_property: &|_, _, _| Ok(()), embedded_topic: &|_, _| Ok(()), env: &|_| None };
                 let plan = load(&source, Path::new("."), &[], &checks).unwrap_or_else(|problems| panic!("{problems}"));
                 assert!(!plan.routes.is_empty());
             }

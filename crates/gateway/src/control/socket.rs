@@ -16,6 +16,9 @@ use super::{CONTROL_BODY_BYTES_MAX, Control};
 /// The name of the socket in the directory of the cache.
 pub const SOCKET: &str = "control.sock";
 
+/// For the body of a request to arrive.
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Connections served at a time.
 const CONNECTIONS_MAX: usize = 32;
 
@@ -76,9 +79,11 @@ async fn serve(stream: UnixStream, control: Control) {
 
 async fn answer(request: Request<Incoming>, control: &Control) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let body = match Limited::new(body, CONTROL_BODY_BYTES_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) => return super::fault(StatusCode::BAD_REQUEST, e.to_string()),
+    let collect = Limited::new(body, CONTROL_BODY_BYTES_MAX).collect();
+    let body = match tokio::time::timeout(BODY_TIMEOUT, collect).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(e)) => return super::fault(StatusCode::BAD_REQUEST, e.to_string()),
+        Err(_) => return super::fault(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
     };
     let target = head.uri.path_and_query().map_or("/", |t| t.as_str());
     control.handle(&head.method, target, body).await

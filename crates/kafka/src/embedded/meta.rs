@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::PARTITIONS_MAX;
+
 const FILE: &str = "topic.json";
 const FORMAT: u32 = 1;
 
@@ -35,7 +37,7 @@ impl Meta {
             Err(e) => return Err(format!("{}: {e}", path.display())),
         };
         let meta: Self = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-        if meta.format != FORMAT || meta.partitions < 1 {
+        if meta.format != FORMAT || !(1..=PARTITIONS_MAX).contains(&meta.partitions) {
             return Err(format!(
                 "{}: format {} with {} partitions is not for this build",
                 path.display(),
@@ -46,11 +48,21 @@ impl Meta {
         Ok(Some(meta))
     }
 
+    /// Whether every partition still has its directory: one that was removed held records that nobody else has.
+    pub fn find_partitions(&self, dir: &Path) -> Result<(), String> {
+        match (0..self.partitions).find(|p| !dir.join(p.to_string()).is_dir()) {
+            Some(gone) => Err(format!("{}: partition {gone} is missing; restore it, or remove the topic", dir.display())),
+            None => Ok(()),
+        }
+    }
+
     /// Makes `<parent>/<topic>` a topic: whole and durable, or not at all.
     pub fn write(&self, parent: &Path, topic: &str) -> Result<(), String> {
         let dir = parent.join(topic);
         let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(&dir)?;
+            for partition in 0..self.partitions {
+                std::fs::create_dir_all(dir.join(partition.to_string()))?;
+            }
             let tmp = dir.join("topic.json.tmp");
             let mut file = File::create(&tmp)?;
             file.write_all(&serde_json::to_vec_pretty(self)?)?;
@@ -61,9 +73,4 @@ impl Meta {
         };
         write().map_err(|e| format!("{}: {e}", dir.display()))
     }
-}
-
-/// Makes the directories of the partitions durable, as records in them will be.
-pub fn sync_partition_dirs(dir: &Path) -> Result<(), String> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| format!("{}: {e}", dir.display()))
 }

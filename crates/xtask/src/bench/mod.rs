@@ -102,7 +102,7 @@ impl Bench {
     }
 
     fn broker(&self) -> Result<Broker> {
-        Broker::start(BrokerOptions::default())
+        Broker::start(BrokerOptions { throughput: true, ..BrokerOptions::default() })
     }
 
     /// Runs a program of the crate `bench` to its end and reads the JSON it prints.
