@@ -19,7 +19,7 @@ pub(crate) struct Document {
     /// The addresses that accept HTTP/1.1 and HTTP/2, by name.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 64))]
     pub listeners: BTreeMap<String, Listener>,
-    /// Where /livez, /readyz, /metrics and the admin API are served.
+    /// Where /livez, /readyz, /metrics and the status are served.
     pub admin: Admin,
     /// What is written to standard error.
     pub log: Log,
@@ -99,7 +99,7 @@ pub(crate) struct Limits {
     pub header_timeout: Time,
     /// Longest time that a connection may be without a request.
     pub idle_timeout: Time,
-    /// Longest time that the answer of a request may take; 504 above. Waiting that a client asks for is not counted.
+    /// Longest time of a produce for its body to arrive (408 above), and again for the acknowledgement (504 above).
     pub request_timeout: Time,
     /// Longest time that a client may wait for a change with `Prefer: wait=N` (RFC 7240, section 4.3).
     pub wait_max: Time,
@@ -276,7 +276,7 @@ pub(crate) struct Produce {
     /// Most bytes of a body; by default `limits.body_bytes`.
     #[serde(default)]
     pub body_bytes: Option<Size>,
-    /// Longest time until the cluster has acknowledged; by default `limits.request_timeout`.
+    /// Longest time for the body to arrive, and again for the acknowledgement; by default `limits.request_timeout`.
     #[serde(default)]
     pub timeout: Option<Time>,
 }
@@ -297,13 +297,13 @@ pub(crate) struct Fetch {
     /// The newest value of every key, as one document.
     #[serde(default)]
     pub merge: Option<Merge>,
-    /// Response headers; templates that may use `message`, too.
+    /// Response headers; templates that may use `message`, too, except with `merge`.
     #[serde(default)]
     pub headers: BTreeMap<String, TemplateText>,
-    /// Record headers that become response headers of the same name.
+    /// Record headers, by names in their exact case, that become response headers of the same name. Not with `merge`.
     #[serde(default)]
     pub copy_headers: Vec<String>,
-    /// The content type of the answer; by default that of the record.
+    /// The content type for records that say none, and for a merged answer.
     #[serde(default)]
     pub content_type: Option<String>,
     /// Longest time that a client may wait for a change; by default `limits.wait_max`.

@@ -9,6 +9,7 @@ mod head;
 mod keytable;
 mod lock;
 mod log;
+mod open;
 mod record;
 mod recovery;
 mod scan;

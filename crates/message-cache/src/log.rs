@@ -13,7 +13,7 @@ use crate::frame;
 use crate::head::{Entry, Last, Tables};
 use crate::keytable;
 use crate::record::{NewRecord, Record};
-use crate::recovery::{self, Findings, Orders};
+use crate::recovery::Findings;
 use crate::scan::Scan;
 use crate::sealed::{self, Sealed};
 use crate::segment::{self, Segment};
@@ -45,7 +45,7 @@ impl Default for LogOptions {
 }
 
 /// Positions in a segment are kept in 32 bits, in units of 8 bytes.
-const SEGMENT_BYTES_MAX: u64 = 32 << 30;
+pub const SEGMENT_BYTES_MAX: u64 = 32 << 30;
 /// Bytes encoded before they are written; bounds the writer's buffer.
 const WRITE_BYTES: usize = 4 << 20;
 
@@ -71,16 +71,16 @@ struct Writer {
 }
 
 /// What readers see. Records get here after they were written, and made durable where that is asked for.
-struct View {
-    sealed: Arc<Vec<Arc<Sealed>>>,
-    head: Option<Head>,
+pub struct View {
+    pub sealed: Arc<Vec<Arc<Sealed>>>,
+    pub head: Option<Head>,
 }
 
-struct Head {
-    segment: Arc<Segment>,
-    tables: Tables,
+pub struct Head {
+    pub segment: Arc<Segment>,
+    pub tables: Tables,
     /// Bytes of the segment that readers may see.
-    visible: u64,
+    pub visible: u64,
 }
 
 /// One look at a log.
@@ -108,7 +108,7 @@ impl PartitionLog {
             std::fs::create_dir_all(dir).map_err(|e| LogError::io(dir, e))?;
         }
         let mut findings = Findings::default();
-        let view = open_view(dir, &options, &mut findings)?;
+        let view = View::open(dir, &options, &mut findings)?;
         let end = view.end_offset();
         Ok(Self {
             dir: dir.to_owned(),
@@ -400,76 +400,6 @@ impl View {
         // A head without records may follow sealed segments whose tail was cut off.
         head.tables.last.map_or(head.segment.base_offset, |l| l.offset + 1)
     }
-}
-
-fn open_view(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result<View, LogError> {
-    let mut paths = segment_files(dir, options.read_only)?;
-    let mut sealed = Vec::new();
-    while !paths.is_empty() {
-        let path = paths.remove(0);
-        let is_last = paths.is_empty();
-        let capacity = if is_last { options.segment_bytes.min(SEGMENT_BYTES_MAX) } else { 0 };
-        let segment = Segment::open(path, capacity, !options.read_only)?;
-        let segment = if is_last {
-            segment
-        } else {
-            match Sealed::open(segment)? {
-                Ok(whole) => {
-                    sealed.push(Arc::new(whole));
-                    continue;
-                }
-                Err(segment) => segment,
-            }
-        };
-        let orders = Orders { on_corruption: options.on_corruption, followed: !is_last };
-        let (tables, cut) = recovery::recover(&segment, orders, findings);
-        if let Some(cut) = cut {
-            let later = std::mem::take(&mut paths);
-            if !options.read_only {
-                // From the end: a crash on the way leaves a log without a gap, whose corruption is found again.
-                remove_segments(later)?;
-                segment.truncate(cut)?;
-            }
-        }
-        if paths.is_empty() {
-            let _ = (!options.read_only).then(|| std::fs::remove_file(segment.path.with_extension("index")));
-            let visible = cut.unwrap_or_else(|| segment.len());
-            let head = Some(Head { segment: Arc::new(segment), tables, visible });
-            return Ok(View { sealed: Arc::new(sealed), head });
-        }
-        tracing::warn!(segment = %segment.path.display(), "index missing or damaged: made again from the records");
-        sealed.push(Sealed::new(Arc::new(segment), tables));
-    }
-    Ok(View { sealed: Arc::new(sealed), head: None })
-}
-
-fn remove_segments(paths: Vec<PathBuf>) -> Result<(), LogError> {
-    for path in paths.into_iter().rev() {
-        let _ = std::fs::remove_file(path.with_extension("index"));
-        std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
-    }
-    Ok(())
-}
-
-/// In order of their base offsets, which their names sort by. What an interrupted write left is removed.
-fn segment_files(dir: &Path, read_only: bool) -> Result<Vec<PathBuf>, LogError> {
-    let mut paths = Vec::new();
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
-        Err(e) => return Err(LogError::io(dir, e)),
-    };
-    for entry in entries {
-        let path = entry.map_err(|e| LogError::io(dir, e))?.path();
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("log") => paths.push(path),
-            // A sealer that still runs may be faster.
-            Some("tmp" | "index-tmp") if !read_only => drop(std::fs::remove_file(&path)),
-            _ => {}
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 fn length_of(record: &NewRecord<'_>) -> Result<usize, LogError> {

@@ -82,7 +82,7 @@ pub struct TopicFetch {
     pub not_modified: Counter,
     /// The cache had not reached what the client asked for.
     pub behind: Counter,
-    /// Values left out of a merge because they are not JSON.
+    /// Left out of a merge: values that are not JSON, and records that cannot be read.
     pub merge_omitted: Counter,
 }
 
@@ -113,7 +113,7 @@ impl Metrics {
         registry.register(counter(metric::PRODUCE_RECORDS), "Records acknowledged", produce.records.clone());
         registry.register(counter(metric::PRODUCE_ERRORS), "Records not acknowledged, by cause", produce.errors.clone());
         registry.register(counter(metric::FETCH_REQUESTS), "Requests for records, by result", fetch.requests.clone());
-        let omitted = "Values left out of a merged collection because they are not JSON";
+        let omitted = "Left out of merged collections: values that are not JSON, and records that cannot be read";
         registry.register(counter(metric::FETCH_MERGE_OMITTED), omitted, fetch.omitted.clone());
         registry.register_collector(Box::new(scraped.clone()));
         self

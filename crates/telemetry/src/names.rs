@@ -2,7 +2,8 @@
 
 /// Metric names, as they stand in the OpenMetrics text.
 pub mod metric {
-    /// Histogram, seconds; labels `route`, `method`, `status`. The name is OpenTelemetry's semantic convention.
+    /// Histogram, seconds from the head of the request until the response begins; labels `route`, `method`, `status`. The name
+    /// is OpenTelemetry's semantic convention.
     pub const HTTP_REQUEST_DURATION: &str = "http_server_request_duration_seconds";
     /// Gauge: requests in progress.
     pub const HTTP_ACTIVE_REQUESTS: &str = "http_server_active_requests";
@@ -16,26 +17,26 @@ pub mod metric {
     pub const PRODUCE_ERRORS: &str = "tidegate_produce_errors_total";
     /// Counter; labels `topic`, `result` (`hit`, `miss`, `not_modified`, `behind`).
     pub const FETCH_REQUESTS: &str = "tidegate_fetch_requests_total";
-    /// Counter: values left out of a merge because they are not JSON; label `topic`.
+    /// Counter: left out of a merge, as values that are not JSON or records that cannot be read; label `topic`.
     pub const FETCH_MERGE_OMITTED: &str = "tidegate_fetch_merge_omitted_total";
     /// Info; label `version`.
     pub const BUILD_INFO: &str = "tidegate_build_info";
     /// Counter: log lines that did not fit the queue or could not be written.
     pub const LOG_DROPPED: &str = "tidegate_log_dropped_total";
 
-    /// Gauge: the offset after the last cached record; labels `topic`, `partition`.
+    /// Gauge: the next offset that the cache will hold; labels `cluster`, `topic`, `partition`.
     pub const CACHE_END_OFFSET: &str = "tidegate_cache_end_offset";
-    /// Gauge: records between the cached end and the cluster's; labels `topic`, `partition`.
+    /// Gauge: offsets between the cached end and the cluster's; labels `cluster`, `topic`, `partition`.
     pub const CACHE_LAG_RECORDS: &str = "tidegate_cache_lag_records";
-    /// Gauge: bytes on disk; labels `topic`, `partition`.
+    /// Gauge: bytes of segment files; labels `cluster`, `topic`, `partition`.
     pub const CACHE_BYTES: &str = "tidegate_cache_bytes";
-    /// Gauge: segments on disk; labels `topic`, `partition`.
+    /// Gauge: segments on disk; labels `cluster`, `topic`, `partition`.
     pub const CACHE_SEGMENTS: &str = "tidegate_cache_segments";
-    /// Counter: records fetched from the cluster; labels `topic`, `partition`.
+    /// Counter: records fetched from the cluster; labels `cluster`, `topic`.
     pub const CACHE_FETCHED_RECORDS: &str = "tidegate_cache_fetched_records_total";
-    /// Counter: records refused for a wrong checksum; labels `topic`, `partition`.
+    /// Counter: corrupt places found by recovery, and reads of a key that met one; labels `cluster`, `topic`, `partition`.
     pub const CACHE_CORRUPT: &str = "tidegate_cache_corrupt_total";
-    /// Gauge: seconds that recovery took at start; labels `topic`, `partition`.
+    /// Gauge: seconds that recovery took at start; labels `cluster`, `topic`, `partition`.
     pub const CACHE_RECOVERY_SECONDS: &str = "tidegate_cache_recovery_seconds";
     /// Gauge, 0 or 1; label `cluster`.
     pub const CLUSTER_UP: &str = "tidegate_cluster_up";
@@ -73,7 +74,7 @@ pub mod field {
     pub const STATUS: &str = "status";
     pub const BYTES_IN: &str = "bytes_in";
     pub const BYTES_OUT: &str = "bytes_out";
-    /// Milliseconds with three decimals.
+    /// Milliseconds with three decimals, until the response begins.
     pub const DURATION_MS: &str = "duration_ms";
     pub const PEER: &str = "peer";
     pub const USER_AGENT: &str = "user_agent";
