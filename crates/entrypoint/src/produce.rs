@@ -152,7 +152,7 @@ fn respond(acknowledged: &Acknowledged, returns: Option<Return>) -> Response<Rep
     };
     let applied = returns.map(|r| if r == Return::Minimal { "return=minimal" } else { "return=representation" });
     let cursor = acknowledged.cursor.as_ref().map(exchange::Cursor::encode);
-    // The entity tag of a representation of the record, which this body is not; so only without one (RFC 9110, 8.8.3).
+    // That of the record, which is what a later GET shows (RFC 9110 section 9.3.4).
     let etag = acknowledged.etag.as_deref();
     for (name, value) in
         [(HeaderName::from_static("preference-applied"), applied), (ETAG, etag), (CURSOR_HEADER, cursor.as_deref())]

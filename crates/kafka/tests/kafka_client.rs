@@ -2,14 +2,15 @@
 
 mod kafka_support;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka::{
-    AdminError, ConsumeFrom, ConsumedRecord, FetchStart, KafkaCluster, PartitionState, ProduceError, ProduceRecord, Written,
-    murmur2_partition,
+    AdminError, ConsumeFrom, ConsumedRecord, FetchStart, KafkaCluster, PartitionState, ProduceError, ProduceRecord, TopicSpec,
+    Written, murmur2_partition,
 };
 use kafka_support::*;
 use message_cache::TimestampType;
@@ -297,6 +298,50 @@ async fn a_topic_that_was_created_again_is_fetched_again() {
     until_cached(&cluster, &topic, &[1]).await;
     assert_eq!(values(&cache, 0), ["new"]);
     cluster.close().await;
+}
+
+/// Both happened while this process was down: what it finds on disk is of another topic, or of another cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_former_life_are_dropped_at_the_start() {
+    let Some(servers) = servers() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = cluster(&servers, dir.path(), &[]);
+    let topic = create(&first, "life", 3, &[]).await;
+    for partition in 0..3 {
+        let old = ProduceRecord { partition: Some(partition), ..record(&topic, None, Some("old")) };
+        first.produce(old).await.expect("acknowledged");
+    }
+    drop(cached(&first, &topic, &[1, 1, 1]).await);
+    first.close().await;
+    drop(first);
+
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let other = cluster(&servers, elsewhere.path(), &[]);
+    admin(&servers).delete_topics(&[&topic], &AdminOptions::new()).await.expect("deleted");
+    let began = Instant::now();
+    let spec = TopicSpec { name: topic.clone(), partitions: 1, replication: 1, config: BTreeMap::new() };
+    while other.create_topic(&spec).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "creating the topic again");
+    }
+    while other.produce(record(&topic, None, Some("new"))).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "producing to the topic that was created again");
+    }
+    other.close().await;
+
+    let second = cluster(&servers, dir.path(), &[]);
+    let cache = cached(&second, &topic, &[1]).await;
+    assert_eq!((cache.partitions().len(), values(&cache, 0)), (1, vec!["new".to_owned()]));
+    second.close().await;
+    drop((cache, second));
+
+    let id = dir.path().join("cluster.id");
+    let real = std::fs::read_to_string(&id).expect("the id of the cluster");
+    std::fs::write(&id, "another").expect("written");
+    let third = cluster(&servers, dir.path(), &[]);
+    let cache = cached(&third, &topic, &[1]).await;
+    until("the record is fetched again", || topic_status(&third, &topic).is_some_and(|t| t.fetched_records == 1)).await;
+    assert_eq!((values(&cache, 0), std::fs::read_to_string(&id).ok()), (vec!["new".to_owned()], Some(real)));
+    third.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

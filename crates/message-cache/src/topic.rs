@@ -135,6 +135,21 @@ impl TopicCache {
         Ok(())
     }
 
+    /// Drops every record, and the partitions from `count` on: what is cached is of a former life of the topic.
+    pub fn drop_all(&self, count: usize) -> Result<(), LogError> {
+        self.mark_incomplete()?;
+        let mut partitions = self.partitions.write();
+        partitions.iter().try_for_each(|log| log.clear())?;
+        for n in (count..partitions.len()).rev() {
+            let dir = self.dir.join(n.to_string());
+            std::fs::remove_dir_all(&dir).map_err(|e| LogError::io(&dir, e))?;
+        }
+        let kept = partitions.iter().take(count).cloned().collect();
+        *partitions = Arc::new(kept);
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        Ok(())
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

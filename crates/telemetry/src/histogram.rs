@@ -83,7 +83,7 @@ impl Durations {
     }
 
     pub(crate) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Time from a complete request head to the end of the response, in seconds.";
+        let help = "Time from a complete request head until the response begins, in seconds.";
         let mut family = encoder.encode_descriptor(metric::HTTP_REQUEST_DURATION, help, None, MetricType::Histogram)?;
         for route in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for (status, histogram) in route.occurred() {

@@ -132,8 +132,10 @@ impl Supervisor {
     /// Whether the cached records are known to be this cluster's. Nothing is fetched before.
     fn settle(&self, plan: &mut Plan) -> bool {
         if !plan.settled {
+            let id = self.client.client().fetch_cluster_id(ANSWER_TIMEOUT);
+            // Held while the directory is made the cluster's, so that no topic is opened in it meanwhile.
             let wanted = self.wanted.read();
-            let settled = match self.client.client().fetch_cluster_id(ANSWER_TIMEOUT) {
+            let settled = match id {
                 Some(id) => identity::settle(&self.directory, &id, &wanted),
                 None => Err("the cluster does not tell its id".to_owned()),
             };
@@ -177,6 +179,9 @@ impl Supervisor {
 
     /// The topic exists: every partition of it is to be read.
     fn present(&self, topic: &Arc<TopicFetch>, found: &TopicMetadata, plan: &mut Plan) -> Result<(), String> {
+        if found.leaders.len() < topic.cache.partitions().len() {
+            self.drop_former_life(topic, found.leaders.len(), plan)?;
+        }
         topic.cache.ensure_partitions(found.leaders.len()).map_err(|e| e.to_string())?;
         let logs = topic.cache.partitions();
         let missing = std::mem::take(&mut topic.state.lock().missing);
@@ -199,6 +204,16 @@ impl Supervisor {
             plan.readers.insert(id, Reader { topic: Arc::clone(topic), slot, due: Some(now), reason, started: now, backoff });
         }
         Ok(())
+    }
+
+    /// A topic never loses partitions: one that has fewer than were cached is another one of the same name.
+    fn drop_former_life(&self, topic: &Arc<TopicFetch>, partitions: usize, plan: &mut Plan) -> Result<(), String> {
+        tracing::warn!(topic = topic.cache.name(), partitions, "the topic was re-created with fewer partitions: fetched again");
+        for slot in topic.slots.write().drain(..) {
+            plan.readers.remove(&(topic.handle.id(), slot.partition));
+            let _ = self.orders.send(Order::Stop(Arc::clone(topic), slot));
+        }
+        topic.cache.drop_all(partitions).map_err(|e| e.to_string())
     }
 
     fn start_due(&self, plan: &mut Plan, stop: &AtomicBool) {
