@@ -2,7 +2,6 @@
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::Authority;
 use http::{StatusCode, Version};
 
 /// Why a request head is refused.
@@ -53,9 +52,15 @@ impl HeadFault {
 /// `uri-host [ ":" port ]`, or nothing, which is for targets without an authority.
 fn is_host(bytes: &[u8]) -> bool {
     let plain = bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-._:[]%~!$&'()*+,;=".contains(b));
-    let port = bytes.rsplit(|&b| b == b':').next().filter(|port| port.len() < bytes.len() && !port.ends_with(b"]"));
-    let numeric = port.is_none_or(|port| port.iter().all(u8::is_ascii_digit));
-    bytes.is_empty() || (plain && numeric && Authority::try_from(bytes).is_ok())
+    // Only an address in brackets has colons besides the one before the port.
+    let (host, port) = match bytes.iter().rposition(|&b| b == b']') {
+        Some(end) => (&bytes[..=end], &bytes[end + 1..]),
+        None => bytes.split_at(bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len())),
+    };
+    let bracketed = host.starts_with(b"[") && host.iter().filter(|b| matches!(b, b'[' | b']')).count() == 2;
+    let named = !host.is_empty() && !host.iter().any(|b| matches!(b, b'[' | b']' | b':'));
+    let numeric = port.is_empty() || (port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit));
+    bytes.is_empty() || (plain && numeric && (bracketed || named))
 }
 
 #[cfg(test)]
@@ -81,7 +86,7 @@ mod tests {
         check(h1, "/", &[], Some(HeadFault::Host));
         check(Version::HTTP_10, "/", &[], None);
         check(h1, "/", &[("host", "a"), ("host", "b")], Some(HeadFault::Host));
-        for host in ["a b", "a@b", "a/b", "a:x", "a\\b"] {
+        for host in ["a b", "a@b", "a/b", "a:x", "a\\b", ":80", "a:1:2", "[::1", "::1]", "[a]b", "a[b]", "[[a]]"] {
             check(h1, "/", &[("host", host)], Some(HeadFault::Host));
         }
         check(h2, "http://a/", &[], None);

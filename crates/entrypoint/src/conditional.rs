@@ -1,8 +1,9 @@
 //! Whether a client has what it asks for (RFC 9110 section 13.1).
 
+use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::header::{HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
 /// What the conditional headers of a GET or HEAD say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,24 @@ pub fn modified(timestamp_ms: i64) -> Option<SystemTime> {
     const LAST: u64 = 253_402_300_799;
     let seconds = u64::try_from(timestamp_ms).ok()? / 1000;
     (seconds <= LAST).then(|| UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+thread_local! {
+    /// The date that was written last: answers in a row seldom have different ones.
+    static WRITTEN: RefCell<Option<(SystemTime, HeaderValue)>> = const { RefCell::new(None) };
+}
+
+/// The value of `Last-Modified`.
+pub fn last_modified(timestamp_ms: i64) -> Option<HeaderValue> {
+    let time = modified(timestamp_ms)?;
+    WRITTEN.with_borrow_mut(|written| match written {
+        Some((of, value)) if *of == time => Some(value.clone()),
+        _ => {
+            let value = HeaderValue::try_from(httpdate::fmt_http_date(time)).ok()?;
+            *written = Some((time, value.clone()));
+            Some(value)
+        }
+    })
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct FetchFace {
 /// header; a larger one is streamed in pieces of this size and says so in a trailer.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Headers of an ordinary answer, those that the gateway and hyper add included.
+const HEADERS_EXPECTED: usize = 12;
 const ANY_BYTES: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
@@ -72,17 +74,17 @@ impl FetchFace {
         let has = |current: Option<(&str, i64)>| held.has(current);
         let found = self.fetch.run(&scope, Ask { has: &has, wait, cursor }).await.map_err(|e| Problem::from(&e))?;
         let (mut response, outcome) = match found {
-            Found::Record(latest) => (self.record(&scope, &latest)?, Outcome::Hit),
+            Found::Record(latest, etag) => (self.record(&scope, &latest, etag)?, Outcome::Hit),
             Found::Nothing => (Problem::nothing_found().response(), Outcome::Miss),
             Found::Unchanged(etag, timestamp_ms) => {
                 let mut response = Response::new(Reply::Empty);
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
-                validators(response.headers_mut(), &etag, timestamp_ms);
+                validators(response.headers_mut(), etag, timestamp_ms);
                 (response, Outcome::NotModified)
             }
             Found::Collection(version, merged) => {
                 let mut response = self.collection(&scope, merged).await?;
-                validators(response.headers_mut(), &version.etag(), version.timestamp_ms);
+                validators(response.headers_mut(), version.etag(), version.timestamp_ms);
                 (response, Outcome::Hit)
             }
         };
@@ -92,13 +94,15 @@ impl FetchFace {
         Ok((response, outcome))
     }
 
-    fn record(&self, scope: &RequestScope<'_>, latest: &Latest) -> Result<Response<Reply>, Problem> {
+    fn record(&self, scope: &RequestScope<'_>, latest: &Latest, etag: String) -> Result<Response<Reply>, Problem> {
         let record = &latest.record;
         let mut response = Response::new(record.value_bytes().map_or(Reply::Empty, Reply::Full));
+        // Room for all of them, so that none moves.
+        *response.headers_mut() = HeaderMap::with_capacity(HEADERS_EXPECTED + self.options.copy_headers.len());
         let out = response.headers_mut();
-        out.insert(CONTENT_TYPE, self.content_type_or(ANY_BYTES));
-        let copied = self.options.copy_headers.iter().map(|(of_record, name)| (of_record.as_str(), name));
-        for (of_record, name) in std::iter::once((CONTENT_TYPE.as_str(), &CONTENT_TYPE)).chain(copied) {
+        let content_type = headers::to_response(&CONTENT_TYPE, record.header(CONTENT_TYPE.as_str()));
+        out.insert(CONTENT_TYPE, content_type.unwrap_or_else(|| self.content_type_or(ANY_BYTES)));
+        for (of_record, name) in &self.options.copy_headers {
             if let Some(value) = headers::to_response(name, record.header(of_record)) {
                 out.insert(name, value);
             }
@@ -106,7 +110,7 @@ impl FetchFace {
         if !self.options.headers.is_empty() {
             self.add_headers(&WithMessage { request: scope, topic: self.fetch.topic().name(), latest }, out)?;
         }
-        validators(out, &latest.etag(), record.timestamp_ms());
+        validators(out, etag, record.timestamp_ms());
         Ok(response)
     }
 
@@ -153,12 +157,11 @@ impl FetchFace {
 }
 
 /// What a client may use to ask again; and that it should, since a record can be replaced at any moment.
-fn validators(headers: &mut HeaderMap, etag: &str, timestamp_ms: i64) {
-    if let Ok(etag) = HeaderValue::from_str(etag) {
+fn validators(headers: &mut HeaderMap, etag: String, timestamp_ms: i64) {
+    if let Ok(etag) = HeaderValue::try_from(etag) {
         headers.insert(ETAG, etag);
     }
-    let modified = conditional::modified(timestamp_ms).map(httpdate::fmt_http_date);
-    if let Some(modified) = modified.and_then(|m| HeaderValue::try_from(m).ok()) {
+    if let Some(modified) = conditional::last_modified(timestamp_ms) {
         headers.insert(LAST_MODIFIED, modified);
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));

@@ -1,5 +1,6 @@
 //! The newest record of a key, or of every key; at once, or when it is another than the client has.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ impl Latest {
 }
 
 pub enum Found {
-    Record(Latest),
+    /// With its entity tag.
+    Record(Latest, String),
     /// No record of the key, or a tombstone.
     Nothing,
     Collection(Version, Merged),
@@ -93,10 +95,8 @@ impl Fetch {
     }
 
     pub async fn run(&self, scope: &(dyn Scope + Sync), ask: Ask<'_>) -> Result<Found, FetchError> {
-        let keys = match &self.options.select {
-            Select::Keys(templates) => {
-                templates.iter().map(|t| Ok(t.render(scope)?.into_owned())).collect::<Result<_, RenderError>>()?
-            }
+        let keys: Vec<Cow<'_, str>> = match &self.options.select {
+            Select::Keys(templates) => templates.iter().map(|t| Ok(t.render(scope)?)).collect::<Result<_, RenderError>>()?,
             Select::MergeJson => Vec::new(),
         };
         let cache = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
@@ -108,7 +108,13 @@ impl Fetch {
     }
 
     /// Looks again at every change of the topic until the client does not have what there is, or time is up.
-    async fn wait(&self, cache: &Arc<TopicCache>, keys: &[String], has: &Has<'_>, wait: Duration) -> Result<Found, FetchError> {
+    async fn wait(
+        &self,
+        cache: &Arc<TopicCache>,
+        keys: &[Cow<'_, str>],
+        has: &Has<'_>,
+        wait: Duration,
+    ) -> Result<Found, FetchError> {
         let deadline = Instant::now() + wait;
         let mut changes = cache.changes();
         let mut stopping = self.options.stopping.clone();
@@ -125,7 +131,7 @@ impl Fetch {
         }
     }
 
-    fn look(&self, cache: &Arc<TopicCache>, keys: &[String], has: &Has<'_>) -> Result<Found, FetchError> {
+    fn look(&self, cache: &Arc<TopicCache>, keys: &[Cow<'_, str>], has: &Has<'_>) -> Result<Found, FetchError> {
         if let Select::MergeJson = self.options.select {
             let version = Version::of(cache, "json");
             let etag = version.etag();
@@ -143,7 +149,7 @@ impl Fetch {
         if has(Some((&etag, timestamp_ms))) {
             return Ok(Found::Unchanged(etag, timestamp_ms));
         }
-        Ok(Found::Record(found))
+        Ok(Found::Record(found, etag))
     }
 }
 

@@ -75,9 +75,9 @@ async fn the_newest_record_of_a_key_is_found() {
         house.produce.run(&scope, Some(value.into()), Vec::new()).await.unwrap();
     }
     house.produce.run(&Params(&[("id", "2")]), Some("other".into()), Vec::new()).await.unwrap();
-    let Ok(Found::Record(found)) = house.fetch.run(&scope, ask(&nothing_held, None)).await else { panic!("not found") };
+    let Ok(Found::Record(found, etag)) = house.fetch.run(&scope, ask(&nothing_held, None)).await else { panic!("not found") };
     assert_eq!((found.record.value(), found.record.header("made-by")), (Some(&b"b"[..]), Some(&b"test of 1"[..])));
-    let etag = found.etag();
+    assert_eq!(etag, found.etag());
     let holds_it = |current: Option<(&str, i64)>| current.is_some_and(|(tag, _)| tag == etag);
     assert!(matches!(house.fetch.run(&scope, ask(&holds_it, None)).await, Ok(Found::Unchanged(tag, _)) if tag == etag));
     house.produce.run(&scope, None, Vec::new()).await.unwrap();
@@ -100,7 +100,7 @@ async fn a_wait_ends_when_the_key_changes_and_not_when_another_does() {
     }
     let (found, written) = tokio::join!(waiting, house.produce.run(&scope, Some("y".into()), Vec::new()));
     written.unwrap();
-    assert!(matches!(found, Ok(Found::Record(l)) if l.record.value() == Some(b"y")));
+    assert!(matches!(found, Ok(Found::Record(l, _)) if l.record.value() == Some(b"y")));
     let wait = Some(Duration::from_millis(20));
     let ended = house.fetch.run(&Params(&[("id", "3")]), ask(&nothing_held, wait)).await;
     assert!(matches!(ended, Ok(Found::Nothing)));
