@@ -1,6 +1,6 @@
 //! Figures of the HTTP face: GET from the cache, POST to either kind of cluster.
 
-use testkit::{Result, http, unique};
+use testkit::{Broker, Result, http, unique};
 
 use super::load::{Load, bare_hyper, get as load_get, post as load_post};
 use super::{Bench, Row, figure, median};
@@ -62,23 +62,30 @@ pub fn produce_embedded(bench: &Bench) -> Result<Vec<Row>> {
     Ok(vec![fsync, row("POST of 1 KiB to the embedded log without fsync (acks=1), beside bare hyper", &rounds)])
 }
 
+/// Without linger each side sends what it has at once, and librdkafka alone always has all 64; with it, both send batches alike.
 pub fn produce_kafka(bench: &Bench) -> Result<Vec<Row>> {
     let broker = bench.broker()?;
+    ["0", "2"].into_iter().map(|linger_ms| produce_kafka_with(bench, &broker, linger_ms)).collect()
+}
+
+fn produce_kafka_with(bench: &Bench, broker: &Broker, linger_ms: &str) -> Result<Row> {
     let topic = unique("produce");
     broker.create_topic(&topic, 1, &[])?;
-    let gateway = bench.gateway(&config(&format!("bootstrap.servers: '{}', acks: all", broker.bootstrap()), &topic))?;
-    let (bytes, seconds) = (RECORD_BYTES.to_string(), bench.seconds.to_string());
+    let cluster = format!("bootstrap.servers: '{}', acks: all, linger.ms: {linger_ms}", broker.bootstrap());
+    let gateway = bench.gateway(&config(&cluster, &topic))?;
+    let (bytes, seconds, linger) = (RECORD_BYTES.to_string(), bench.seconds.to_string(), format!("linger.ms={linger_ms}"));
     let (mut ours, mut peer, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         let load = load_post(bench, gateway.address(), "/records", RECORD_BYTES)?;
         ours.push(load.per_second);
         loads.push(load);
         let args = ["--bootstrap", broker.bootstrap(), "--topic", &topic, "--bytes", &bytes, "--in-flight", IN_FLIGHT];
-        let raw = bench.probe("raw-produce", &[&args[..], &["--seconds", &seconds]].concat())?;
+        let raw = bench.probe("raw-produce", &[&args[..], &["--seconds", &seconds, "--property", &linger]].concat())?;
         peer.push(figure(&raw, "records_per_second")?);
     }
-    let what = "POST of 1 KiB to Kafka, acks=all, 64 connections, beside librdkafka with 64 records in flight".into();
-    Ok(vec![Row { what, ours, peer, unit: "records/s", note: latencies(loads.iter(), None) }])
+    let what =
+        format!("POST of 1 KiB to Kafka, acks=all, linger.ms={linger_ms}, 64 connections, beside librdkafka with 64 in flight");
+    Ok(Row { what, ours, peer, unit: "records/s", note: latencies(loads.iter(), None) })
 }
 
 type Rounds = Vec<(Load, Load)>;
