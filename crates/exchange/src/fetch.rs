@@ -96,7 +96,7 @@ impl Fetch {
 
     pub async fn run(&self, scope: &(dyn Scope + Sync), ask: Ask<'_>) -> Result<Found, FetchError> {
         let keys: Vec<Cow<'_, str>> = match &self.options.select {
-            Select::Keys(templates) => templates.iter().map(|t| Ok(t.render(scope)?)).collect::<Result<_, RenderError>>()?,
+            Select::Keys(templates) => templates.iter().map(|t| t.render(scope)).collect::<Result<_, RenderError>>()?,
             Select::MergeJson => Vec::new(),
         };
         let cache = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
