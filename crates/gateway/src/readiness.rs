@@ -33,6 +33,9 @@ fn topic_obstacle(cluster: &str, topic: &TopicStatus) -> Option<String> {
     if let Some(problem) = &topic.problem {
         return Some(format!("cluster {cluster}, topic {name}: {problem}"));
     }
+    if topic.partitions.is_empty() {
+        return Some(format!("cluster {cluster}, topic {name}: its partitions are not known yet"));
+    }
     let failed = topic.partitions.iter().find(|p| p.state == PartitionState::Failed);
     if let Some(p) = failed {
         let reason = p.problem.as_deref().unwrap_or("failed");
