@@ -113,7 +113,7 @@ fn open_one(plan: &Plan, cluster: &ClusterPlan) -> Result<Cluster, OpenClustersE
             segment_bytes: plan.cache.segment_bytes,
             durable: false,
             on_corruption: OnCorruption::Refetch,
-            read_only: false,
+            ..LogOptions::default()
         },
     };
     let started: Result<Arc<KafkaCluster>, String> = KafkaCluster::start(options);

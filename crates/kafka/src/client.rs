@@ -214,6 +214,11 @@ impl KafkaCluster {
         Ok(cache)
     }
 
+    /// The caches that are in use.
+    pub fn caches(&self) -> Vec<Arc<TopicCache>> {
+        self.wanted.read().values().map(|fetch| Arc::clone(&fetch.cache)).collect()
+    }
+
     /// Has the supervisor look for topics now.
     fn look(&self) {
         // Without a supervisor everything is about to end.

@@ -35,6 +35,14 @@ impl Cluster {
         }
     }
 
+    /// The caches that are in use.
+    pub fn caches(&self) -> Vec<Arc<TopicCache>> {
+        match self {
+            Self::Kafka(c) => c.caches(),
+            Self::Embedded(c) => c.caches(),
+        }
+    }
+
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
         match self {
             Self::Kafka(c) => c.create_topic(spec).await,

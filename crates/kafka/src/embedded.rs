@@ -157,6 +157,11 @@ impl EmbeddedCluster {
         Ok(Produced { partition, offset: Some(offset), timestamp_ms })
     }
 
+    /// The caches that are in use: those of all topics.
+    pub fn caches(&self) -> Vec<Arc<TopicCache>> {
+        self.topics.read().values().map(|topic| Arc::clone(&topic.cache)).collect()
+    }
+
     /// The log of a topic is its cache.
     pub fn cached(&self, topic: &str) -> Result<Arc<TopicCache>, AdminError> {
         match self.topic(topic) {
@@ -266,7 +271,7 @@ impl Topic {
             segment_bytes: number("segment.bytes").unwrap_or(u64::MAX).min(options.segment_bytes),
             durable: options.acks == Acks::Durable,
             on_corruption: OnCorruption::Keep,
-            read_only: false,
+            ..LogOptions::default()
         };
         meta.find_partitions(&options.directory.join(name))?;
         let count = meta.partitions as usize;

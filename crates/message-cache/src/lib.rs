@@ -3,6 +3,7 @@
 //! Knows no Kafka client, no HTTP and no configuration file. Bytes come in through [`PartitionLog::append`], go out
 //! through [`PartitionLog::latest`] and [`PartitionLog::scan`], and lie on disk as `docs/format.md` says.
 
+mod clock;
 mod error;
 mod frame;
 mod head;
@@ -10,16 +11,21 @@ mod keytable;
 mod lock;
 mod log;
 mod open;
+mod policy;
 mod record;
 mod recovery;
 mod scan;
 mod sealed;
 mod segment;
+mod shared;
 mod topic;
 
+pub use clock::Clock;
 pub use error::LogError;
 pub use lock::{DirLock, LockError};
 pub use log::{LogOptions, LogStats, OnCorruption, PartitionLog};
+pub use policy::Policy;
 pub use record::{Header, NewRecord, Record, TimestampType};
 pub use scan::Scan;
+pub use shared::Shared;
 pub use topic::{TopicCache, is_legal_topic_name};

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::error::LogError;
 use crate::frame;
 use crate::head::{Entry, Last, Tables};
@@ -17,6 +17,7 @@ use crate::recovery::Findings;
 use crate::scan::Scan;
 use crate::sealed::{self, Sealed};
 use crate::segment::{self, Segment};
+use crate::shared::Shared;
 
 /// What recovery does with a corrupt record that whole records follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +37,18 @@ pub struct LogOptions {
     pub on_corruption: OnCorruption,
     /// Look, but change nothing on disk.
     pub read_only: bool,
+    pub clock: Clock,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 256 << 20, durable: false, on_corruption: OnCorruption::Refetch, read_only: false }
+        Self {
+            segment_bytes: 256 << 20,
+            durable: false,
+            on_corruption: OnCorruption::Refetch,
+            read_only: false,
+            clock: Clock::System,
+        }
     }
 }
 
@@ -59,7 +67,7 @@ pub struct PartitionLog {
     corrupt_reads: AtomicU64,
     findings: Findings,
     recovery: Duration,
-    changed: Arc<watch::Sender<u64>>,
+    shared: Arc<Shared>,
 }
 
 /// What only the appender touches.
@@ -72,6 +80,8 @@ struct Writer {
 
 /// What readers see. Records get here after they were written, and made durable where that is asked for.
 pub struct View {
+    /// Records below are not served.
+    pub start: i64,
     pub sealed: Arc<Vec<Arc<Sealed>>>,
     pub head: Option<Head>,
 }
@@ -101,8 +111,8 @@ pub struct LogStats {
 }
 
 impl PartitionLog {
-    /// Opens what is in `dir`, which is created if missing. `changed` is bumped whenever records become visible.
-    pub fn open(dir: &Path, options: LogOptions, changed: Arc<watch::Sender<u64>>) -> Result<Self, LogError> {
+    /// Opens what is in `dir`, which is created if missing. `shared` rings whenever records become visible.
+    pub fn open(dir: &Path, options: LogOptions, shared: Arc<Shared>) -> Result<Self, LogError> {
         let began = Instant::now();
         if !options.read_only {
             std::fs::create_dir_all(dir).map_err(|e| LogError::io(dir, e))?;
@@ -119,7 +129,7 @@ impl PartitionLog {
             corrupt_reads: AtomicU64::new(0),
             findings,
             recovery: began.elapsed(),
-            changed,
+            shared,
         })
     }
 
@@ -198,7 +208,7 @@ impl PartitionLog {
             }
         };
         let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX).max(segment::HEADER + bytes);
-        let segment = Arc::new(Segment::create(&self.dir, base, capacity, now_ms())?);
+        let segment = Arc::new(Segment::create(&self.dir, base, capacity, self.shared.clock.now_ms())?);
         if self.options.durable {
             sync_dir(&self.dir)?;
         }
@@ -228,7 +238,7 @@ impl PartitionLog {
 
     fn move_end(&self, end: i64) {
         if self.end.fetch_max(end, Ordering::AcqRel) < end {
-            self.changed.send_modify(|n| *n = n.wrapping_add(1));
+            self.shared.ring();
         }
     }
 
@@ -236,6 +246,20 @@ impl PartitionLog {
     pub fn skip_to(&self, next_offset: i64) {
         let _writer = self.writer.lock();
         self.move_end(next_offset);
+    }
+
+    /// Moves the start of the log forward: the records below are gone, as after `delete-records` or retention in the cluster.
+    /// Never moves it back, and never beyond the end.
+    pub fn move_start(&self, offset: i64) -> Result<(), LogError> {
+        let _writer = self.writer.lock();
+        let offset = offset.min(self.end_offset());
+        let mut view = self.view.write();
+        if offset > view.start {
+            view.start = offset;
+            drop(view);
+            self.shared.ring();
+        }
+        Ok(())
     }
 
     /// Drops everything; the log then begins, empty, at this offset.
@@ -255,15 +279,17 @@ impl PartitionLog {
         std::fs::rename(&self.dir, &dead).map_err(|e| LogError::io(&self.dir, e))?;
         std::fs::create_dir_all(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
         let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX);
-        let segment = start_offset.map(|offset| Segment::create(&self.dir, offset, capacity, now_ms())).transpose()?;
+        let segment =
+            start_offset.map(|offset| Segment::create(&self.dir, offset, capacity, self.shared.clock.now_ms())).transpose()?;
         {
             let mut view = self.view.write();
             view.sealed = Arc::default();
+            view.start = start_offset.unwrap_or(0);
             view.head = segment.map(|s| Head { segment: Arc::new(s), tables: Tables::default(), visible: segment::HEADER });
             self.end.store(start_offset.unwrap_or(0), Ordering::Release);
         }
         writer.poison = None;
-        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        self.shared.ring();
         std::fs::remove_dir_all(&dead).map_err(|e| LogError::io(&dead, e))
     }
 
@@ -392,7 +418,7 @@ impl PartitionLog {
 impl View {
     fn start_offset(&self) -> i64 {
         let head = self.head.as_ref().map(|h| h.segment.base_offset);
-        self.sealed.first().map(|s| s.segment.base_offset).or(head).unwrap_or(0)
+        self.start.max(self.sealed.first().map(|s| s.segment.base_offset).or(head).unwrap_or(0))
     }
 
     fn end_offset(&self) -> i64 {
@@ -411,9 +437,4 @@ fn length_of(record: &NewRecord<'_>) -> Result<usize, LogError> {
 
 fn sync_dir(dir: &Path) -> Result<(), LogError> {
     std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| LogError::io(dir, e))
-}
-
-/// For the creation time in a segment header, which only people read.
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }

@@ -44,12 +44,12 @@ impl View {
                 let _ = (!options.read_only).then(|| std::fs::remove_file(segment.path.with_extension("index")));
                 let visible = cut.unwrap_or_else(|| segment.len());
                 let head = Some(Head { segment: Arc::new(segment), tables, visible });
-                return Ok(Self { sealed: Arc::new(sealed), head });
+                return Ok(Self { start: 0, sealed: Arc::new(sealed), head });
             }
             tracing::warn!(segment = %segment.path.display(), "index missing or damaged: made again from the records");
             sealed.push(Sealed::new(Arc::new(segment), tables));
         }
-        Ok(Self { sealed: Arc::new(sealed), head: None })
+        Ok(Self { start: 0, sealed: Arc::new(sealed), head: None })
     }
 }
 

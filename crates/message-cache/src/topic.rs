@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::error::LogError;
 use crate::log::{LogOptions, PartitionLog};
+use crate::policy::Policy;
+use crate::shared::Shared;
 
 /// A file that is there once the cache has held all that its cluster had.
 const COMPLETE: &str = "complete";
@@ -21,7 +23,8 @@ pub struct TopicCache {
     options: LogOptions,
     partitions: RwLock<Arc<Vec<Arc<PartitionLog>>>>,
     complete: AtomicBool,
-    changed: Arc<watch::Sender<u64>>,
+    life: AtomicU64,
+    shared: Arc<Shared>,
 }
 
 /// Whether Kafka takes this name for a topic, and a directory can have it.
@@ -54,14 +57,14 @@ impl TopicCache {
         }
         let dir = parent.join(name);
         let dir_has_mark = dir.join(COMPLETE).exists();
-        let (changed, _) = watch::channel(0);
         let cache = Self {
             name: name.to_owned(),
             dir,
             options: options.clone(),
             partitions: RwLock::default(),
             complete: AtomicBool::new(dir_has_mark),
-            changed: Arc::new(changed),
+            life: AtomicU64::new(0),
+            shared: Shared::new(Policy::default(), options.clock.clone()),
         };
         let on_disk = cache.count_on_disk()?;
         cache.ensure_partitions(count.unwrap_or(on_disk))?;
@@ -102,10 +105,10 @@ impl TopicCache {
         let mut grown = Vec::clone(&partitions);
         for n in grown.len()..count {
             let dir = self.dir.join(n.to_string());
-            grown.push(Arc::new(PartitionLog::open(&dir, self.options.clone(), Arc::clone(&self.changed))?));
+            grown.push(Arc::new(PartitionLog::open(&dir, self.options.clone(), Arc::clone(&self.shared))?));
         }
         *partitions = Arc::new(grown);
-        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        self.shared.ring();
         Ok(())
     }
 
@@ -121,7 +124,7 @@ impl TopicCache {
             let mark = self.dir.join(COMPLETE);
             std::fs::write(&mark, b"").map_err(|e| LogError::io(&mark, e))?;
             self.complete.store(true, Ordering::Release);
-            self.changed.send_modify(|n| *n = n.wrapping_add(1));
+            self.shared.ring();
         }
         Ok(())
     }
@@ -139,6 +142,7 @@ impl TopicCache {
     pub fn drop_all(&self, count: usize) -> Result<(), LogError> {
         self.mark_incomplete()?;
         let mut partitions = self.partitions.write();
+        self.life.fetch_add(1, Ordering::AcqRel);
         partitions.iter().try_for_each(|log| log.clear())?;
         for n in (count..partitions.len()).rev() {
             let dir = self.dir.join(n.to_string());
@@ -146,8 +150,25 @@ impl TopicCache {
         }
         let kept = partitions.iter().take(count).cloned().collect();
         *partitions = Arc::new(kept);
-        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        self.shared.ring();
         Ok(())
+    }
+
+    /// Counts how often the topic turned out to be another one of the same name since it was opened: a reader that finds it moved
+    /// begins anew.
+    pub fn life(&self) -> u64 {
+        self.life.load(Ordering::Acquire)
+    }
+
+    /// What is kept from now on, as the topic's configuration says. What is on disk follows with the next housekeeping.
+    pub fn set_policy(&self, policy: Policy) {
+        if self.shared.set_policy(policy) {
+            self.shared.ring();
+        }
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.policy()
     }
 
     pub fn name(&self) -> &str {
@@ -170,6 +191,6 @@ impl TopicCache {
     /// Tells of every change of the topic: records that became visible, new partitions, resets. Subscribe first, then
     /// look, then wait: so no change is missed.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.shared.subscribe()
     }
 }

@@ -3,11 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use message_cache::{Header, LogOptions, NewRecord, OnCorruption, PartitionLog, Record, TimestampType};
+use message_cache::{Clock, Header, LogOptions, NewRecord, OnCorruption, PartitionLog, Policy, Record, Shared, TimestampType};
 use proptest::prelude::*;
-use tokio::sync::watch;
 
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
@@ -42,7 +40,7 @@ fn options(on_corruption: OnCorruption) -> LogOptions {
 }
 
 fn open(dir: &Path, on_corruption: OnCorruption) -> PartitionLog {
-    PartitionLog::open(dir, options(on_corruption), Arc::new(watch::channel(0).0)).unwrap()
+    PartitionLog::open(dir, options(on_corruption), Shared::new(Policy::default(), Clock::System)).unwrap()
 }
 
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
@@ -180,7 +178,7 @@ proptest! {
         f.write_all_at(&[byte[0] ^ 1 << bit], at).unwrap();
         if !while_open {
             drop(log);
-            match PartitionLog::open(dir.path(), options(on_corruption), Arc::new(watch::channel(0).0)) {
+            match PartitionLog::open(dir.path(), options(on_corruption), Shared::new(Policy::default(), Clock::System)) {
                 Ok(opened) => log = opened,
                 Err(e) => {
                     prop_assert!(at < 64, "{e}"); // the header of a segment: refused by name

@@ -1,0 +1,44 @@
+//! What the partition logs of one topic have in common.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::policy::Policy;
+
+/// Policy, clock, and the bell that rings when something changed.
+pub struct Shared {
+    policy: RwLock<Arc<Policy>>,
+    pub clock: Clock,
+    changed: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub fn new(policy: Policy, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { policy: RwLock::new(Arc::new(policy)), clock, changed: watch::channel(0).0 })
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read())
+    }
+
+    /// Says whether it is another than before.
+    pub fn set_policy(&self, policy: Policy) -> bool {
+        let mut current = self.policy.write();
+        let differs = **current != policy;
+        if differs {
+            *current = Arc::new(policy);
+        }
+        differs
+    }
+
+    pub fn ring(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
