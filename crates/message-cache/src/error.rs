@@ -8,6 +8,9 @@ pub enum LogError {
     /// Nothing was appended; the log is as it was. Try again when there is space.
     #[error("no space left on the device of {}", path.display())]
     DiskFull { path: PathBuf },
+    /// Nothing was appended: a bound on bytes is reached, and no record may be dropped to make room.
+    #[error("{}: cache.max_bytes is reached, and no record may go to make room", path.display())]
+    Full { path: PathBuf },
     /// An fsync failed: what the kernel dropped cannot be known, so this log takes no more records until it is reopened.
     #[error("{} takes no more records: an fsync failed ({cause})", path.display())]
     Poisoned { path: PathBuf, cause: String },

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -38,21 +38,35 @@ impl Mapping {
 pub struct Segment {
     pub path: PathBuf,
     pub base_offset: i64,
+    /// 0 as it was appended; higher as the cleaner wrote it.
+    pub generation: u32,
     pub salt: u32,
+    /// When the file was begun, ms since the epoch.
+    pub created_ms: i64,
+    /// The earliest delete horizon of the tombstones in it; `i64::MAX` without one. Known of what the cleaner wrote.
+    pub horizon_ms: AtomicI64,
     file: File,
     map: Arc<Mapping>,
     capacity: u64,
     len: AtomicU64,
 }
 
-pub fn file_name(base_offset: i64) -> String {
-    format!("{base_offset:020}.log")
+pub fn file_name(base_offset: i64, generation: u32) -> String {
+    if generation == 0 { format!("{base_offset:020}.log") } else { format!("{base_offset:020}-{generation:08x}.log") }
+}
+
+/// Base offset and generation of a segment by the name of its file.
+pub fn parse_name(name: &str) -> Option<(i64, u32)> {
+    let stem = name.strip_suffix(".log")?;
+    let (base, generation) = stem.split_once('-').map_or((stem, Ok(0)), |(base, g)| (base, u32::from_str_radix(g, 16)));
+    let (base, generation) = (base.parse().ok()?, generation.ok()?);
+    (file_name(base, generation) == name).then_some((base, generation))
 }
 
 impl Segment {
     /// A new file; fails if it exists. `capacity` bounds its length and that of its mapping, in bytes.
-    pub fn create(dir: &Path, base_offset: i64, capacity: u64, now_ms: i64) -> Result<Self, LogError> {
-        let path = dir.join(file_name(base_offset));
+    pub fn create(dir: &Path, base_offset: i64, generation: u32, capacity: u64, now_ms: i64) -> Result<Self, LogError> {
+        let path = dir.join(file_name(base_offset, generation));
         let io = |e| LogError::io(&path, e);
         let salt = fastrand::u32(1..);
         let header = encode_header(base_offset, salt, now_ms);
@@ -64,7 +78,7 @@ impl Segment {
             return Err(io(e));
         }
         std::fs::rename(&tmp, &path).map_err(io)?;
-        Self::map(path, file, base_offset, salt, capacity, HEADER)
+        Self::map(path, file, Head { base_offset, generation, salt, created_ms: now_ms }, capacity, HEADER)
     }
 
     /// Opens a file and maps it for at least `capacity` bytes; its frames are not looked at.
@@ -74,22 +88,22 @@ impl Segment {
         let len = file.metadata().map_err(io)?.len();
         let mut header = [0u8; HEADER as usize];
         file.read_exact_at(&mut header, 0).map_err(|_| format_error(&path, "too short for a segment header"))?;
-        let (base_offset, salt) = decode_header(&header).map_err(|what| format_error(&path, what))?;
-        if path.file_name().and_then(|n| n.to_str()) != Some(&file_name(base_offset)) {
-            return Err(format_error(&path, format!("its header says that it begins at offset {base_offset}")));
+        let mut head = decode_header(&header).map_err(|what| format_error(&path, what))?;
+        match path.file_name().and_then(|n| n.to_str()).and_then(parse_name) {
+            Some((base, generation)) if base == head.base_offset => head.generation = generation,
+            _ => return Err(format_error(&path, format!("its header says that it begins at offset {}", head.base_offset))),
         }
-        Self::map(path, file, base_offset, salt, capacity.max(len), len)
+        Self::map(path, file, head, capacity.max(len), len)
     }
 
-    fn map(path: PathBuf, file: File, base_offset: i64, salt: u32, capacity: u64, len: u64) -> Result<Self, LogError> {
+    fn map(path: PathBuf, file: File, head: Head, capacity: u64, len: u64) -> Result<Self, LogError> {
         let io = |e| LogError::io(&path, e);
         let map_len = usize::try_from(capacity).map_err(|_| format_error(&path, "too long to be mapped"))?;
         let map = MmapOptions::new().len(map_len).map_raw_read_only(&file).map_err(io)?;
-        Ok(Self { path, base_offset, salt, file, map: Arc::new(Mapping { map }), capacity, len: AtomicU64::new(len) })
-    }
-
-    pub fn is_mapped_by(&self, map: &Arc<Mapping>) -> bool {
-        Arc::ptr_eq(&self.map, map)
+        let Head { base_offset, generation, salt, created_ms } = head;
+        let (map, len) = (Arc::new(Mapping { map }), AtomicU64::new(len));
+        let horizon_ms = AtomicI64::new(i64::MAX);
+        Ok(Self { path, base_offset, generation, salt, created_ms, horizon_ms, file, map, capacity, len })
     }
 
     /// Bytes that may be read.
@@ -186,8 +200,15 @@ fn encode_header(base_offset: i64, salt: u32, now_ms: i64) -> [u8; HEADER as usi
     h
 }
 
-/// Base offset and salt.
-fn decode_header(h: &[u8; HEADER as usize]) -> Result<(i64, u32), String> {
+/// What the file header and the file's name say.
+struct Head {
+    base_offset: i64,
+    generation: u32,
+    salt: u32,
+    created_ms: i64,
+}
+
+fn decode_header(h: &[u8; HEADER as usize]) -> Result<Head, String> {
     let u32_at = |i: usize| u32::from_le_bytes([h[i], h[i + 1], h[i + 2], h[i + 3]]);
     if &h[0..8] != MAGIC {
         return Err("not a segment of a message cache".into());
@@ -198,5 +219,6 @@ fn decode_header(h: &[u8; HEADER as usize]) -> Result<(i64, u32), String> {
     if u32_at(12) != crc32c::crc32c(&h[16..]) {
         return Err("the segment header is corrupt".into());
     }
-    Ok((i64::from(u32_at(16)) | i64::from(u32_at(20)) << 32, u32_at(24)))
+    let i64_at = |i: usize| i64::from(u32_at(i)) | i64::from(u32_at(i + 4)) << 32;
+    Ok(Head { base_offset: i64_at(16), generation: 0, salt: u32_at(24), created_ms: i64_at(32) })
 }

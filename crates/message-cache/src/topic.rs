@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::budget::Give;
 use crate::error::LogError;
-use crate::log::{LogOptions, PartitionLog};
+use crate::log::{LogOptions, OnCorruption, PartitionLog};
 use crate::policy::Policy;
 use crate::shared::Shared;
 
@@ -24,7 +25,17 @@ pub struct TopicCache {
     partitions: RwLock<Arc<Vec<Arc<PartitionLog>>>>,
     complete: AtomicBool,
     life: AtomicU64,
+    bounds: RwLock<Bounds>,
     shared: Arc<Shared>,
+}
+
+/// How many bytes a topic may hold, and what of it may go to make room for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most bytes of its segments, over all partitions.
+    pub max_bytes: Option<u64>,
+    /// Fetched when somebody asks: its oldest segments go before those of other topics.
+    pub on_demand: bool,
 }
 
 /// Whether Kafka takes this name for a topic, and a directory can have it.
@@ -64,6 +75,7 @@ impl TopicCache {
             partitions: RwLock::default(),
             complete: AtomicBool::new(dir_has_mark),
             life: AtomicU64::new(0),
+            bounds: RwLock::default(),
             shared: Shared::new(Policy::default(), options.clock.clone()),
         };
         let on_disk = cache.count_on_disk()?;
@@ -164,6 +176,45 @@ impl TopicCache {
     pub fn set_policy(&self, policy: Policy) {
         if self.shared.set_policy(policy) {
             self.shared.ring();
+        }
+    }
+
+    pub fn set_bounds(&self, bounds: Bounds) {
+        *self.bounds.write() = bounds;
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        *self.bounds.read()
+    }
+
+    /// Whether appends are refused, because a bound on bytes is reached and nothing may go.
+    pub fn is_full(&self) -> bool {
+        self.shared.is_full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_full(&self, is_full: bool) {
+        if self.shared.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+            let name = &self.name;
+            if is_full {
+                tracing::error!(
+                    topic = name,
+                    "its bound on bytes is reached and nothing may make room: it takes no more records"
+                );
+            } else {
+                tracing::info!(topic = name, "there is room again");
+            }
+        }
+    }
+
+    /// What of its bytes may go to make room.
+    pub(crate) fn give(&self) -> Give {
+        match self.options.on_corruption {
+            // The only copy.
+            OnCorruption::Keep => Give::Nothing,
+            // Without its oldest records it would lack keys that its cluster has.
+            OnCorruption::Refetch if self.policy().compact => Give::Nothing,
+            OnCorruption::Refetch if self.bounds().on_demand => Give::First,
+            OnCorruption::Refetch => Give::Then,
         }
     }
 
