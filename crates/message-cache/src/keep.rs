@@ -167,14 +167,10 @@ impl PartitionLog {
         };
         let segments: Vec<_> = segments.map(list).collect();
         let end = self.end_offset();
-        let last = view.last().map(|l| l.offset).filter(|last| last + 1 < end);
-        Manifest {
-            start,
-            end: last.map(|last| (last, end)),
-            clean,
-            through: segments.last().map_or(-1, |s| s.base_offset),
-            segments,
-        }
+        let last = view.last().map_or(-1, |l| l.offset);
+        let skipped = (last + 1 < end).then_some((last, end));
+        let through = segments.last().map_or(-1, |s| s.base_offset);
+        Manifest { start, end: skipped, clean, through, segments }
     }
 }
 

@@ -43,4 +43,5 @@ pub use record::{Header, NewRecord, Record, TimestampType};
 pub use scan::Scan;
 pub use shared::Shared;
 pub use stats::LogStats;
+pub use take::{Taken, Want};
 pub use topic::{Bounds, TopicCache, is_legal_topic_name};

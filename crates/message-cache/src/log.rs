@@ -117,9 +117,9 @@ impl PartitionLog {
         }
         let mut findings = Findings::default();
         let Opened { view, manifest } = open::open(dir, &options, &mut findings)?;
-        let last = view.last().map(|l| l.offset);
+        let last = view.last().map_or(-1, |l| l.offset);
         // Only if nothing was cut off behind the last record then: else the gap it stands for would hide what was.
-        let skipped = manifest.as_ref().and_then(|m| m.end).filter(|(after, _)| last == Some(*after)).map_or(0, |(_, end)| end);
+        let skipped = manifest.as_ref().and_then(|m| m.end).filter(|(after, _)| last == *after).map_or(0, |(_, end)| end);
         let end = view.end_offset().max(skipped).max(view.start);
         let log = Self {
             dir: dir.to_owned(),
@@ -230,6 +230,12 @@ impl PartitionLog {
         }
         let mut view = self.view.write();
         match view.head.take() {
+            // Too small for its first record. A segment of the same base has taken its name.
+            Some(empty) if empty.visible == segment::HEADER => {
+                if empty.segment.base_offset != base {
+                    let _ = std::fs::remove_file(&empty.segment.path);
+                }
+            }
             Some(full) => {
                 let mut sealed = Vec::clone(&view.sealed);
                 sealed.push(Sealed::new(full.segment, full.tables));

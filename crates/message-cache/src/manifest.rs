@@ -4,7 +4,7 @@
 //! ```text
 //! tidegate-manifest 1
 //! start 120              records below are gone
-//! end 4711 4720          if the last record is at the first offset, the log ends at the second
+//! end 4711 4720          if the last record is at the first offset (-1: there is none), the log ends at the second
 //! clean 3000             records below have been compacted
 //! through 3000           segments that begin above were appended later, and are live without being listed
 //! segment 0 2 1763722800000      base offset, generation, and the earliest delete horizon in it (or -)
