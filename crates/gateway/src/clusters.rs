@@ -147,7 +147,8 @@ async fn create_until_there(cluster: Cluster, spec: TopicSpec) {
 
 pub(crate) fn fetch_start(start: config::StartPlan) -> FetchStart {
     match start {
-        config::StartPlan::Earliest => FetchStart::Earliest,
+        // More than was asked for, rather than less.
+        config::StartPlan::Earliest | config::StartPlan::Back(_) => FetchStart::Earliest,
         config::StartPlan::Latest => FetchStart::Latest,
     }
 }
