@@ -197,6 +197,7 @@ impl EmbeddedCluster {
             cached_end: log.end_offset(),
             cluster_end: Some(log.end_offset()),
             problem: None,
+            faults: crate::PartitionFaults::default(),
         };
         let served = self.topics.read();
         let served = served.values().map(|t| TopicStatus {

@@ -4,6 +4,7 @@
 //! through [`PartitionLog::latest`] and [`PartitionLog::scan`], and lie on disk as `docs/format.md` says.
 
 mod clock;
+mod demand;
 mod error;
 mod frame;
 mod head;
@@ -21,6 +22,7 @@ mod shared;
 mod topic;
 
 pub use clock::Clock;
+pub use demand::{Demand, InUse};
 pub use error::LogError;
 pub use lock::{DirLock, LockError};
 pub use log::{LogOptions, LogStats, OnCorruption, PartitionLog};
