@@ -6,6 +6,7 @@
 mod budget;
 mod cleaner;
 mod clock;
+mod demand;
 mod error;
 mod filter;
 mod frame;
@@ -32,6 +33,7 @@ mod take;
 mod topic;
 
 pub use clock::Clock;
+pub use demand::{Demand, InUse};
 pub use error::LogError;
 pub use filter::{Clause, Filter};
 pub use keeper::{Keeper, KeeperOptions, KeeperStatus};

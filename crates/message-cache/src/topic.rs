@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::budget::Give;
+use crate::demand::{Demand, InUse};
 use crate::error::LogError;
 use crate::log::{LogOptions, OnCorruption, PartitionLog};
 use crate::policy::Policy;
@@ -26,6 +27,7 @@ pub struct TopicCache {
     complete: AtomicBool,
     life: AtomicU64,
     bounds: RwLock<Bounds>,
+    demand: OnceLock<Arc<Demand>>,
     shared: Arc<Shared>,
 }
 
@@ -76,6 +78,7 @@ impl TopicCache {
             complete: AtomicBool::new(dir_has_mark),
             life: AtomicU64::new(0),
             bounds: RwLock::default(),
+            demand: OnceLock::new(),
             shared: Shared::new(Policy::default(), options.clock.clone()),
         };
         let on_disk = cache.count_on_disk()?;
@@ -220,6 +223,37 @@ impl TopicCache {
 
     pub fn policy(&self) -> Arc<Policy> {
         self.shared.policy()
+    }
+
+    /// From now on the cache is filled only while it is used, and `wake` says when that is. To be called once.
+    pub fn fill_on_demand(&self, wake: Box<dyn Fn() + Send + Sync>) -> &Arc<Demand> {
+        self.demand.get_or_init(|| Demand::new(wake))
+    }
+
+    /// Says that the cache is used until what is returned is dropped.
+    pub fn enter(&self) -> InUse {
+        self.demand.get().map_or(InUse(None), Demand::enter)
+    }
+
+    /// Whether nobody has kept the cache current: it is to be waited for, not served.
+    pub fn is_asleep(&self) -> bool {
+        self.demand.get().is_some_and(|demand| demand.is_asleep())
+    }
+
+    /// Nobody keeps the cache current from now on, unless it is in use: then this is false.
+    pub fn put_to_sleep(&self) -> bool {
+        let slept = self.demand.get().is_some_and(|demand| demand.sleep());
+        if !slept {
+            self.mark_awake();
+        }
+        slept
+    }
+
+    /// The cache has reached the end that its cluster told since it was woken.
+    pub fn mark_awake(&self) {
+        if self.demand.get().is_some_and(|demand| demand.awake()) {
+            self.shared.ring();
+        }
     }
 
     pub fn name(&self) -> &str {
