@@ -5,6 +5,7 @@
 
 mod clock;
 mod error;
+mod files;
 mod frame;
 mod head;
 mod keytable;
@@ -18,14 +19,17 @@ mod scan;
 mod sealed;
 mod segment;
 mod shared;
+mod sigbus;
 mod topic;
 
 pub use clock::Clock;
 pub use error::LogError;
+pub use files::{Faults, Files, Op, OpKind, Verdict};
 pub use lock::{DirLock, LockError};
 pub use log::{LogOptions, LogStats, OnCorruption, PartitionLog};
 pub use policy::Policy;
 pub use record::{Header, NewRecord, Record, TimestampType};
 pub use scan::Scan;
 pub use shared::Shared;
+pub use sigbus::MAPPINGS_MAX;
 pub use topic::{TopicCache, is_legal_topic_name};

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::error::LogError;
+use crate::files::Files;
 use crate::frame;
 use crate::head::{Entry, Last, Tables};
 use crate::keytable;
@@ -16,7 +17,7 @@ use crate::record::{NewRecord, Record};
 use crate::recovery::Findings;
 use crate::scan::Scan;
 use crate::sealed::{self, Sealed};
-use crate::segment::{self, Segment};
+use crate::segment::{self, Birth, Follows, Segment};
 use crate::shared::Shared;
 
 /// What recovery does with a corrupt record that whole records follow.
@@ -38,6 +39,8 @@ pub struct LogOptions {
     /// Look, but change nothing on disk.
     pub read_only: bool,
     pub clock: Clock,
+    /// The file system, or what a test puts in its place.
+    pub files: Files,
 }
 
 impl Default for LogOptions {
@@ -48,6 +51,7 @@ impl Default for LogOptions {
             on_corruption: OnCorruption::Refetch,
             read_only: false,
             clock: Clock::System,
+            files: Files::default(),
         }
     }
 }
@@ -115,7 +119,7 @@ impl PartitionLog {
     pub fn open(dir: &Path, options: LogOptions, shared: Arc<Shared>) -> Result<Self, LogError> {
         let began = Instant::now();
         if !options.read_only {
-            std::fs::create_dir_all(dir).map_err(|e| LogError::io(dir, e))?;
+            options.files.create_dirs(dir, options.durable).map_err(|e| LogError::io(dir, e))?;
         }
         let mut findings = Findings::default();
         let view = View::open(dir, &options, &mut findings)?;
@@ -164,8 +168,9 @@ impl PartitionLog {
                 && let Err(e) = segment.sync()
             {
                 // What of the unsynced pages reached the disk is unknown, and a second fsync would claim success.
-                writer.poison = Some(e.to_string());
-                return Err(LogError::Poisoned { path: self.dir.clone(), cause: e.to_string() });
+                let cause = format!("an fsync failed ({e})");
+                writer.poison = Some(cause.clone());
+                return Err(LogError::Poisoned { path: self.dir.clone(), cause });
             }
             self.publish(&segment, &writer.entries);
             records = &records[taken..];
@@ -199,19 +204,16 @@ impl PartitionLog {
 
     /// The head segment if it has room, else a new one, the old being sealed.
     fn head_for(&self, offset: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
-        let base = {
+        let (base, follows) = {
             let view = self.view.read();
             match &view.head {
                 Some(head) if head.segment.has_room(bytes) => return Ok(Arc::clone(&head.segment)),
-                Some(_) => self.end_offset(),
-                None => offset,
+                Some(full) => (self.end_offset(), Some(full.segment.as_predecessor())),
+                None => (offset, None),
             }
         };
         let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX).max(segment::HEADER + bytes);
-        let segment = Arc::new(Segment::create(&self.dir, base, capacity, self.shared.clock.now_ms())?);
-        if self.options.durable {
-            sync_dir(&self.dir)?;
-        }
+        let segment = Arc::new(self.create_segment(base, capacity, follows)?);
         let mut view = self.view.write();
         if let Some(full) = view.head.take() {
             let mut sealed = Vec::clone(&view.sealed);
@@ -220,6 +222,11 @@ impl PartitionLog {
         }
         view.head = Some(Head { segment: Arc::clone(&segment), tables: Tables::default(), visible: segment::HEADER });
         Ok(segment)
+    }
+
+    fn create_segment(&self, base_offset: i64, capacity: u64, follows: Option<Follows>) -> Result<Segment, LogError> {
+        let birth = Birth { base_offset, capacity, now_ms: self.shared.clock.now_ms(), follows, durable: self.options.durable };
+        Segment::create(&self.dir, &birth, &self.options.files)
     }
 
     fn publish(&self, segment: &Arc<Segment>, entries: &[Entry]) {
@@ -274,13 +281,20 @@ impl PartitionLog {
 
     fn drop_all(&self, start_offset: Option<i64>) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
+        // What would be appended to a half dropped log would be dropped with it.
+        writer.poison = Some("a reset did not finish; reset it again".into());
         // The old life disappears in one step, so that a crash cannot leave half of it behind.
         let dead = self.dir.with_extension(format!("dead-{:08x}", fastrand::u32(..)));
-        std::fs::rename(&self.dir, &dead).map_err(|e| LogError::io(&self.dir, e))?;
-        std::fs::create_dir_all(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+        let files = &self.options.files;
+        match files.rename(&self.dir, &dead) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io(&self.dir, e)),
+            _ => {}
+        }
+        // And for good: a power loss must not bring it back.
+        let renewed = files.create_dirs(&self.dir, false).and_then(|()| files.sync_parent(&self.dir));
+        renewed.map_err(|e| LogError::io(&self.dir, e))?;
         let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX);
-        let segment =
-            start_offset.map(|offset| Segment::create(&self.dir, offset, capacity, self.shared.clock.now_ms())).transpose()?;
+        let segment = start_offset.map(|offset| self.create_segment(offset, capacity, None)).transpose()?;
         {
             let mut view = self.view.write();
             view.sealed = Arc::default();
@@ -290,7 +304,10 @@ impl PartitionLog {
         }
         writer.poison = None;
         self.shared.ring();
-        std::fs::remove_dir_all(&dead).map_err(|e| LogError::io(&dead, e))
+        match files.remove_tree(&dead) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LogError::io(&dead, e)),
+            _ => Ok(()),
+        }
     }
 
     /// The newest record of a key, tombstones included; `None` if there is none.
@@ -409,6 +426,19 @@ impl PartitionLog {
         }
     }
 
+    /// Whether every segment file is as it was written and where it was written; else [`LogError::Cut`] names one. Costs a
+    /// few calls of `stat` per segment: for housekeeping.
+    pub fn check_files(&self) -> Result<(), LogError> {
+        let segments = |view: &View| -> Vec<Arc<Segment>> {
+            view.sealed.iter().map(|s| &s.segment).chain(view.head.as_ref().map(|h| &h.segment)).cloned().collect()
+        };
+        let seen = segments(&self.view.read());
+        let Some(cut) = seen.into_iter().find(|s| !s.is_intact()) else { return Ok(()) };
+        // Unless we took it away meanwhile.
+        let is_ours = segments(&self.view.read()).iter().any(|s| Arc::ptr_eq(s, &cut));
+        if is_ours { Err(LogError::Cut { path: cut.path.clone() }) } else { Ok(()) }
+    }
+
     fn count_corrupt(&self, error: &LogError) {
         self.corrupt_reads.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%error, "a record cannot be read");
@@ -433,8 +463,4 @@ fn length_of(record: &NewRecord<'_>) -> Result<usize, LogError> {
         let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         LogError::TooLarge { bytes: bytes as u64, max: frame::MAX_FRAME as u64 }
     })
-}
-
-fn sync_dir(dir: &Path) -> Result<(), LogError> {
-    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| LogError::io(dir, e))
 }
