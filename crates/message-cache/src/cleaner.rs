@@ -15,7 +15,7 @@ use crate::log::PartitionLog;
 use crate::policy::Policy;
 use crate::retention;
 use crate::sealed::Sealed;
-use crate::segment::{self, Segment};
+use crate::segment::{self, Birth, Segment};
 
 /// Most bytes of segments that are written anew before they take the place of the old: how much space compaction needs beside.
 const ROUND_BYTES: u64 = 1 << 30;
@@ -181,7 +181,10 @@ impl Round<'_> {
             Some(output) => output,
             none => {
                 let capacity = self.log.segment_bytes().max(segment::HEADER + bytes);
-                let segment = Segment::create(&self.log.dir, base, generation, capacity, from.created_ms)?;
+                let (base_offset, now_ms) = (base, from.created_ms);
+                // Its name is made durable with all of the round.
+                let birth = Birth { base_offset, generation, capacity, now_ms, follows: None, durable: false };
+                let segment = Segment::create(&self.log.dir, &birth, &self.log.options.files)?;
                 none.insert(Output {
                     segment: Arc::new(segment),
                     tables: Tables::default(),
@@ -233,8 +236,8 @@ impl Outputs {
     fn remove(&self) {
         let segments = self.sealed.iter().map(|s| &s.segment).chain(self.current.as_ref().map(|o| &o.segment));
         for s in segments {
-            let _ = std::fs::remove_file(s.path.with_extension("index"));
-            let _ = std::fs::remove_file(&s.path);
+            let _ = s.files.remove(&s.path.with_extension("index"));
+            let _ = s.files.remove(&s.path);
         }
     }
 }

@@ -11,12 +11,20 @@ pub enum LogError {
     /// Nothing was appended: a bound on bytes is reached, and no record may be dropped to make room.
     #[error("{}: cache.max_bytes is reached, and no record may go to make room", path.display())]
     Full { path: PathBuf },
-    /// An fsync failed: what the kernel dropped cannot be known, so this log takes no more records until it is reopened.
-    #[error("{} takes no more records: an fsync failed ({cause})", path.display())]
+    /// An fsync failed, and what the kernel dropped cannot be known; or a reset did not finish. This log takes no more records
+    /// until it is reopened or reset.
+    #[error("{} takes no more records: {cause}", path.display())]
     Poisoned { path: PathBuf, cause: String },
     /// Bytes on disk are not what was written. They are never served.
     #[error("{}: corrupt record at byte {at} ({what})", path.display())]
     Corrupt { path: PathBuf, at: u64, what: &'static str },
+    /// A file that was whole ends too early, cannot be read by the device, or is gone. Its log takes no more records.
+    #[error(
+        "{} was cut short or removed by somebody else, or its device fails: stop the gateway and restore the file, or remove \
+         its directory to have it fetched again",
+        path.display()
+    )]
+    Cut { path: PathBuf },
     /// A file of another format or of a version that this build does not know.
     #[error("{}: {what}", path.display())]
     Format { path: PathBuf, what: String },

@@ -33,7 +33,8 @@ impl PartitionLog {
         let life = self.life.load(Ordering::Acquire);
         let go_on = || go_on() && self.life.load(Ordering::Acquire) == life;
         let steps = self
-            .roll_if_due()
+            .check_files()
+            .and_then(|()| self.roll_if_due())
             .and_then(|()| self.expire(life))
             .and_then(|()| self.clean_if_due(life, &go_on))
             .and_then(|()| self.write_manifest());
@@ -91,7 +92,7 @@ impl PartitionLog {
             }
             // Indexes can be made again; the space of one is enough for a manifest.
             let oldest = Arc::clone(&self.view.read().sealed[0]);
-            let _ = std::fs::remove_file(oldest.segment.path.with_extension("index"));
+            let _ = self.options.files.remove(&oldest.segment.path.with_extension("index"));
             self.put_manifest(&mut keeping, manifest)?;
         }
         let gone = {
@@ -126,7 +127,7 @@ impl PartitionLog {
             let manifest = self.manifest_of(view.start, clean, &sealed, &view);
             (sealed, manifest)
         };
-        self.sync_dir()?;
+        self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
         self.put_manifest(&mut keeping, manifest)?;
         {
             let mut view = self.view.write();
@@ -153,7 +154,7 @@ impl PartitionLog {
 
     fn put_manifest(&self, keeping: &mut Keeping, manifest: Manifest) -> Result<(), LogError> {
         if keeping.written.as_ref() != Some(&manifest) {
-            manifest.write(&self.dir)?;
+            manifest.write(&self.dir, &self.options.files)?;
             keeping.written = Some(manifest);
         }
         Ok(())
@@ -182,7 +183,7 @@ fn bytes_of(segments: &[Arc<Sealed>]) -> u64 {
 fn remove_files(gone: &[Arc<Sealed>]) {
     for s in gone {
         for path in [s.segment.path.with_extension("index"), s.segment.path.clone()] {
-            match std::fs::remove_file(&path) {
+            match s.segment.files.remove(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "cannot be removed; it is at the next start");
                 }

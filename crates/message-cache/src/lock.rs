@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::segment::is_named;
+
 const FILE: &str = "LOCK";
 
 /// Held for as long as it lives; the kernel lets go of it when the process dies, however it dies.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
     dir: PathBuf,
 }
 
@@ -45,7 +47,13 @@ impl DirLock {
         };
         // Who holds it is a courtesy; the lock itself stands also where the text cannot be written.
         let _ = write(&mut file);
-        Ok(Self { _file: file, dir: dir.to_owned() })
+        Ok(Self { file, dir: dir.to_owned() })
+    }
+
+    /// Whether the lock file is still there under its name. When somebody removed it, or the directory, another process
+    /// could take the lock as well.
+    pub fn is_intact(&self) -> bool {
+        is_named(&self.file, &self.dir.join(FILE))
     }
 
     pub fn dir(&self) -> &Path {
@@ -63,7 +71,12 @@ mod tests {
         let first = DirLock::acquire(dir.path(), "test").unwrap();
         let text = DirLock::acquire(dir.path(), "other").unwrap_err().to_string();
         assert!(text.contains(&format!("in use by process {} (test)", std::process::id())), "{text}");
-        drop(first);
-        DirLock::acquire(dir.path(), "other").unwrap();
+        assert!(first.is_intact());
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        assert!(!first.is_intact());
+        let second = DirLock::acquire(dir.path(), "other").unwrap();
+        assert!(!first.is_intact() && second.is_intact());
+        drop(second);
+        drop(DirLock::acquire(dir.path(), "other").unwrap());
     }
 }

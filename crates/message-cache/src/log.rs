@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::error::LogError;
+use crate::files::Files;
 use crate::frame;
 use crate::head::{Entry, Last, Tables};
 use crate::keep::Keeping;
@@ -17,7 +18,7 @@ use crate::open::{self, Opened};
 use crate::record::NewRecord;
 use crate::recovery::Findings;
 use crate::sealed::Sealed;
-use crate::segment::{self, Segment};
+use crate::segment::{self, Birth, Follows, Segment};
 use crate::shared::Shared;
 use crate::stats::Counters;
 
@@ -40,6 +41,7 @@ pub struct LogOptions {
     /// Look, but change nothing on disk.
     pub read_only: bool,
     pub clock: Clock,
+    pub files: Files,
 }
 
 impl Default for LogOptions {
@@ -50,6 +52,7 @@ impl Default for LogOptions {
             on_corruption: OnCorruption::Refetch,
             read_only: false,
             clock: Clock::System,
+            files: Files::default(),
         }
     }
 }
@@ -113,7 +116,7 @@ impl PartitionLog {
     pub fn open(dir: &Path, options: LogOptions, shared: Arc<Shared>) -> Result<Self, LogError> {
         let began = Instant::now();
         if !options.read_only {
-            std::fs::create_dir_all(dir).map_err(|e| LogError::io(dir, e))?;
+            options.files.create_dirs(dir, options.durable).map_err(|e| LogError::io(dir, e))?;
         }
         let mut findings = Findings::default();
         let Opened { view, manifest } = open::open(dir, &options, &mut findings)?;
@@ -175,8 +178,9 @@ impl PartitionLog {
                 && let Err(e) = segment.sync()
             {
                 // What of the unsynced pages reached the disk is unknown, and a second fsync would claim success.
-                writer.poison = Some(e.to_string());
-                return Err(LogError::Poisoned { path: self.dir.clone(), cause: e.to_string() });
+                let cause = format!("an fsync failed ({e})");
+                writer.poison = Some(cause.clone());
+                return Err(LogError::Poisoned { path: self.dir.clone(), cause });
             }
             self.publish(&segment, &writer.entries);
             records = &records[taken..];
@@ -224,16 +228,13 @@ impl PartitionLog {
     /// Seals the head, if there is one, and begins another with room for a frame of so many bytes. The caller holds the writer.
     pub(crate) fn begin_segment(&self, base: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
         let capacity = self.segment_bytes().max(segment::HEADER + bytes);
-        let segment = Arc::new(Segment::create(&self.dir, base, 0, capacity, self.shared.clock.now_ms())?);
-        if self.options.durable {
-            self.sync_dir()?;
-        }
+        let segment = Arc::new(self.create_segment(base, capacity, self.predecessor())?);
         let mut view = self.view.write();
         match view.head.take() {
             // Too small for its first record. A segment of the same base has taken its name.
             Some(empty) if empty.visible == segment::HEADER => {
                 if empty.segment.base_offset != base {
-                    let _ = std::fs::remove_file(&empty.segment.path);
+                    let _ = self.options.files.remove(&empty.segment.path);
                 }
             }
             Some(full) => {
@@ -253,8 +254,19 @@ impl PartitionLog {
         self.options.segment_bytes.min(topic).clamp(segment::HEADER, SEGMENT_BYTES_MAX)
     }
 
-    pub(crate) fn sync_dir(&self) -> Result<(), LogError> {
-        std::fs::File::open(&self.dir).and_then(|d| d.sync_all()).map_err(|e| LogError::io(&self.dir, e))
+    /// The segment that another would follow: the last that holds anything.
+    fn predecessor(&self) -> Option<Follows> {
+        let view = self.view.read();
+        match &view.head {
+            Some(head) if head.visible > segment::HEADER => Some(head.segment.as_predecessor()),
+            _ => view.sealed.last().filter(|s| s.segment.generation == 0).map(|s| s.segment.as_predecessor()),
+        }
+    }
+
+    fn create_segment(&self, base_offset: i64, capacity: u64, follows: Option<Follows>) -> Result<Segment, LogError> {
+        let (now_ms, durable) = (self.shared.clock.now_ms(), self.options.durable);
+        let birth = Birth { base_offset, generation: 0, capacity, now_ms, follows, durable };
+        Segment::create(&self.dir, &birth, &self.options.files)
     }
 
     fn publish(&self, segment: &Arc<Segment>, entries: &[Entry]) {
@@ -318,13 +330,19 @@ impl PartitionLog {
         }
         let mut keeping = self.keeping.lock();
         let mut writer = self.writer.lock();
+        // What would be appended to a half dropped log would be dropped with it.
+        writer.poison = Some("a reset did not finish; reset it again".into());
         // The old life disappears in one step, so that a crash cannot leave half of it behind.
         let dead = self.dir.with_extension(format!("dead-{:08x}", fastrand::u32(..)));
-        std::fs::rename(&self.dir, &dead).map_err(|e| LogError::io(&self.dir, e))?;
-        std::fs::create_dir_all(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
-        let now_ms = self.shared.clock.now_ms();
-        let create = |offset| Segment::create(&self.dir, offset, 0, self.segment_bytes(), now_ms);
-        let segment = start_offset.map(create).transpose()?;
+        let files = &self.options.files;
+        match files.rename(&self.dir, &dead) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io(&self.dir, e)),
+            _ => {}
+        }
+        // And for good: a power loss must not bring it back.
+        let renewed = files.create_dirs(&self.dir, false).and_then(|()| files.sync_parent(&self.dir));
+        renewed.map_err(|e| LogError::io(&self.dir, e))?;
+        let segment = start_offset.map(|offset| self.create_segment(offset, self.segment_bytes(), None)).transpose()?;
         let start = start_offset.unwrap_or(0);
         {
             let head = segment.map(|s| Head { segment: Arc::new(s), tables: Tables::default(), visible: segment::HEADER });
@@ -334,7 +352,10 @@ impl PartitionLog {
         keeping.written = None;
         writer.poison = None;
         self.shared.ring();
-        std::fs::remove_dir_all(&dead).map_err(|e| LogError::io(&dead, e))
+        match files.remove_tree(&dead) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LogError::io(&dead, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Where the log begins; 0 before anything is in it.
@@ -361,6 +382,19 @@ impl PartitionLog {
     /// Whether recovery cut whole records off behind a corrupt one, for the cluster to give again.
     pub fn has_lost_records(&self) -> bool {
         self.findings.refetch
+    }
+
+    /// Whether every segment file is as it was written and where it was written; else [`LogError::Cut`] names one. Costs a
+    /// few calls of `stat` per segment: for housekeeping.
+    pub fn check_files(&self) -> Result<(), LogError> {
+        let segments = |view: &View| -> Vec<Arc<Segment>> {
+            view.sealed.iter().map(|s| &s.segment).chain(view.head.as_ref().map(|h| &h.segment)).cloned().collect()
+        };
+        let seen = segments(&self.view.read());
+        let Some(cut) = seen.into_iter().find(|s| !s.is_intact()) else { return Ok(()) };
+        // Unless we took it away meanwhile.
+        let is_ours = segments(&self.view.read()).iter().any(|s| Arc::ptr_eq(s, &cut));
+        if is_ours { Err(LogError::Cut { path: cut.path.clone() }) } else { Ok(()) }
     }
 
     /// Offset and timestamp of the last record.

@@ -13,11 +13,11 @@
 //! ```
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::LogError;
+use crate::files::Files;
 
 const FILE: &str = "manifest";
 const MAGIC: &str = "tidegate-manifest 1";
@@ -62,15 +62,18 @@ impl Manifest {
     }
 
     /// Durable when it returns. On an error the manifest is as it was.
-    pub fn write(&self, dir: &Path) -> Result<(), LogError> {
+    pub fn write(&self, dir: &Path, files: &Files) -> Result<(), LogError> {
         let (path, tmp) = (dir.join(FILE), dir.join("manifest.tmp"));
         let io = |e| LogError::io(&path, e);
-        let mut file = File::create(&tmp).map_err(io)?;
-        if let Err(e) = file.write_all(self.text().as_bytes()).and_then(|()| file.sync_data()) {
-            let _ = std::fs::remove_file(&tmp);
+        let written = files.create(&tmp).and_then(|file| {
+            files.write_all_at(&file, &tmp, self.text().as_bytes(), 0)?;
+            files.sync_data(&file, &tmp)
+        });
+        if let Err(e) = written {
+            let _ = files.remove(&tmp);
             return Err(io(e));
         }
-        std::fs::rename(&tmp, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(io)
+        files.rename(&tmp, &path).and_then(|()| files.sync_dir(dir)).map_err(io)
     }
 
     fn text(&self) -> String {
@@ -153,7 +156,7 @@ mod tests {
         fn what_was_written_is_read(m in manifest()) {
             let dir = tempfile::tempdir().unwrap();
             prop_assert_eq!(Manifest::read(dir.path()).unwrap(), None);
-            m.write(dir.path()).unwrap();
+            m.write(dir.path(), &Files::default()).unwrap();
             prop_assert_eq!(Manifest::read(dir.path()).unwrap(), Some(m));
         }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::LogError;
+use crate::files::Files;
 use crate::log::{Head, LogOptions, OnCorruption, SEGMENT_BYTES_MAX, View};
 use crate::manifest::Manifest;
 use crate::recovery::{self, Findings, Orders};
@@ -27,7 +28,7 @@ pub fn open(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result
         }
         read => read?,
     };
-    let found = Files::find(dir, manifest.as_ref(), options.read_only)?;
+    let found = Found::find(dir, manifest.as_ref(), options)?;
     if let Some(gone) = &found.missing {
         // Before anything is removed: this may be the only copy.
         if options.on_corruption == OnCorruption::Keep {
@@ -41,7 +42,7 @@ pub fn open(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result
         }
     }
     if !options.read_only {
-        found.tidy()?;
+        found.tidy(&options.files)?;
     }
     let mut view = open_segments(found.live, options, findings)?;
     view.start = view.sealed.first().map(|s| &s.segment).or(view.head.as_ref().map(|h| &h.segment)).map_or(0, |s| s.base_offset);
@@ -59,7 +60,8 @@ pub fn open(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result
 fn forget_all(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result<Opened, LogError> {
     findings.refetch = true;
     if !options.read_only {
-        std::fs::remove_dir_all(dir).and_then(|()| std::fs::create_dir(dir)).map_err(|e| LogError::io(dir, e))?;
+        let files = &options.files;
+        files.remove_tree(dir).and_then(|()| files.create_dirs(dir, true)).map_err(|e| LogError::io(dir, e))?;
     }
     Ok(Opened::default())
 }
@@ -68,9 +70,21 @@ fn open_segments(mut paths: Vec<PathBuf>, options: &LogOptions, findings: &mut F
     let mut sealed = Vec::new();
     while !paths.is_empty() {
         let path = paths.remove(0);
-        let is_last = paths.is_empty();
+        let mut is_last = paths.is_empty();
         let capacity = if is_last { options.segment_bytes.min(SEGMENT_BYTES_MAX) } else { 0 };
-        let segment = Segment::open(path, capacity, !options.read_only)?;
+        let segment = Segment::open(path, capacity, !options.read_only, &options.files)?;
+        if let Some(next) = paths.first()
+            && is_gap_between(&segment, next)?
+        {
+            match options.on_corruption {
+                OnCorruption::Keep => findings.corrupt.push((segment.path.clone(), segment.len())),
+                OnCorruption::Refetch => {
+                    is_last = true;
+                    findings.refetch = true;
+                    remove_segments(std::mem::take(&mut paths), options)?;
+                }
+            }
+        }
         let segment = if is_last {
             segment
         } else {
@@ -84,16 +98,18 @@ fn open_segments(mut paths: Vec<PathBuf>, options: &LogOptions, findings: &mut F
         };
         let orders = Orders { on_corruption: options.on_corruption, followed: !is_last };
         let (tables, cut) = recovery::recover(&segment, orders, findings);
+        // What cannot be read is not to be cut off: it may be there.
+        segment.check()?;
         if let Some(cut) = cut {
             let later = std::mem::take(&mut paths);
             if !options.read_only {
                 // From the end: a crash on the way leaves a log without a gap, whose corruption is found again.
-                remove_segments(later)?;
+                remove_segments(later, options)?;
                 segment.truncate(cut)?;
             }
         }
         if paths.is_empty() {
-            let _ = (!options.read_only).then(|| std::fs::remove_file(segment.path.with_extension("index")));
+            let _ = (!options.read_only).then(|| options.files.remove(&segment.path.with_extension("index")));
             let visible = cut.unwrap_or_else(|| segment.len());
             let head = Some(Head { segment: Arc::new(segment), tables, visible });
             return Ok(View { sealed: Arc::new(sealed), head, ..View::default() });
@@ -104,16 +120,32 @@ fn open_segments(mut paths: Vec<PathBuf>, options: &LogOptions, findings: &mut F
     Ok(View { sealed: Arc::new(sealed), ..View::default() })
 }
 
-fn remove_segments(paths: Vec<PathBuf>) -> Result<(), LogError> {
-    for path in paths.into_iter().rev() {
-        let _ = std::fs::remove_file(path.with_extension("index"));
-        std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
+/// Whether a power loss took the end of a segment, or all of one, and left the next. What the cleaner wrote was made durable,
+/// and is not what the next one remembers.
+fn is_gap_between(segment: &Segment, next: &Path) -> Result<bool, LogError> {
+    let whole = |f: segment::Follows| f.base_offset == segment.base_offset && f.len <= segment.len();
+    let gap = segment.generation == 0 && segment::follows(next)?.is_some_and(|f| !whole(f));
+    if gap {
+        tracing::error!(segment = %segment.path.display(), next = %next.display(), "records are missing between two segments");
     }
-    Ok(())
+    Ok(gap)
+}
+
+fn remove_segments(paths: Vec<PathBuf>, options: &LogOptions) -> Result<(), LogError> {
+    if options.read_only {
+        return Ok(());
+    }
+    let files = &options.files;
+    for path in paths.iter().rev() {
+        let _ = files.remove(&path.with_extension("index"));
+        files.remove(path).map_err(|e| LogError::io(path, e))?;
+    }
+    // For good, before the log grows beyond them once more.
+    paths.first().map_or(Ok(()), |path| files.sync_parent(path).map_err(|e| LogError::io(path, e)))
 }
 
 /// The files of a partition, sorted by what they are.
-struct Files {
+struct Found {
     /// In order of their base offsets, up to a missing one.
     live: Vec<PathBuf>,
     /// The first segment that the manifest names and that is not there.
@@ -122,8 +154,8 @@ struct Files {
     remains: Vec<PathBuf>,
 }
 
-impl Files {
-    fn find(dir: &Path, manifest: Option<&Manifest>, read_only: bool) -> Result<Self, LogError> {
+impl Found {
+    fn find(dir: &Path, manifest: Option<&Manifest>, options: &LogOptions) -> Result<Self, LogError> {
         let mut live = Vec::new();
         let mut remains = Vec::new();
         let mut indexes = Vec::new();
@@ -149,7 +181,7 @@ impl Files {
                 },
                 Some("index") => indexes.push(path),
                 // A sealer that still runs may be faster.
-                Some("tmp" | "index-tmp") if !read_only => drop(std::fs::remove_file(&path)),
+                Some("tmp" | "index-tmp") if !options.read_only => drop(options.files.remove(&path)),
                 _ => {}
             }
         }
@@ -167,9 +199,11 @@ impl Files {
     }
 
     /// Removes what is not live, the newest first: a crash leaves a log without a gap.
-    fn tidy(&self) -> Result<(), LogError> {
+    fn tidy(&self, files: &Files) -> Result<(), LogError> {
         let mut remains: Vec<_> = self.remains.iter().collect();
         remains.sort();
-        remains.iter().rev().try_for_each(|path| std::fs::remove_file(path).map_err(|e| LogError::io(*path, e)))
+        remains.iter().rev().try_for_each(|path| files.remove(path).map_err(|e| LogError::io(*path, e)))?;
+        // For good, before the log grows beyond them once more.
+        remains.first().map_or(Ok(()), |path| files.sync_parent(path).map_err(|e| LogError::io(*path, e)))
     }
 }

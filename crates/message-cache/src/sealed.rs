@@ -2,7 +2,6 @@
 //! that mapped file from then on: `<base offset>.index`, described in `docs/format.md`.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 
@@ -10,9 +9,11 @@ use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::RwLock;
 
 use crate::error::LogError;
+use crate::files::Files;
 use crate::head::{self, Last, Sparse, Tables};
 use crate::keytable::{self, BadPage};
 use crate::segment::Segment;
+use crate::sigbus::Guard;
 
 const MAGIC: &[u8; 8] = b"TIDEIDX\0";
 const VERSION: u32 = 1;
@@ -159,6 +160,8 @@ pub fn before_time(sparse: &[Sparse], timestamp_ms: i64) -> u64 {
 
 /// An index file, its key table mapped.
 struct DiskIndex {
+    // Before the map, which is unmapped after it.
+    guard: Guard,
     map: MmapRaw,
     /// Where the key table begins in the file, and its home pages.
     keys_at: usize,
@@ -174,6 +177,7 @@ impl DiskIndex {
         let file = File::open(segment.path.with_extension("index")).ok()?;
         let len = usize::try_from(file.metadata().ok()?.len()).ok()?;
         let map = (len >= HEADER).then(|| MmapOptions::new().len(len).map_raw_read_only(&file).ok())??;
+        let guard = Guard::new(map.as_ptr(), len).ok()?;
         // SAFETY: the whole file is mapped and nothing writes to an index file once it has this name.
         let bytes = unsafe { std::slice::from_raw_parts(map.as_ptr(), len) };
         let head = decode_header(bytes.first_chunk::<HEADER>()?)?;
@@ -198,6 +202,7 @@ impl DiskIndex {
             records: head.records,
             last: (head.records > 0).then_some(Last { offset: head.last_offset, timestamp_ms: head.last_timestamp }),
             time_max: (head.records > 0).then_some(head.time_max),
+            guard,
             map,
         })
     }
@@ -209,6 +214,7 @@ impl DiskIndex {
         match found {
             Ok(at8) => Ok(at8.map(|n| u64::from(n) * 8)),
             Err(Miss::Log(e)) => Err(e),
+            Err(Miss::Page(_)) if self.guard.is_damaged() => Err(LogError::Cut { path: segment.path.with_extension("index") }),
             Err(Miss::Page(BadPage(page))) => Err(LogError::Corrupt {
                 path: segment.path.with_extension("index"),
                 at: (self.keys_at + page * keytable::PAGE) as u64,
@@ -307,18 +313,24 @@ fn write(segment: &Segment, tables: &Tables) -> Result<(), LogError> {
     }
     let crc = crc32c::crc32c(&h[16..]);
     h[12..16].copy_from_slice(&crc.to_le_bytes());
-    write_whole(&segment.path.with_extension("index"), &[&h, &sparse, &keys])
+    write_whole(&segment.files, &segment.path.with_extension("index"), &[&h, &sparse, &keys])
 }
 
 /// The file is there whole or not at all, also after a crash.
-fn write_whole(path: &Path, parts: &[&[u8]]) -> Result<(), LogError> {
+fn write_whole(files: &Files, path: &Path, parts: &[&[u8]]) -> Result<(), LogError> {
     let tmp = path.with_extension("index-tmp");
-    let io = |e| LogError::io(path, e);
-    let mut file = File::create(&tmp).map_err(io)?;
-    let written = parts.iter().try_for_each(|p| file.write_all(p)).and_then(|()| file.sync_data());
-    if let Err(e) = written {
-        let _ = std::fs::remove_file(&tmp);
-        return Err(io(e));
-    }
-    std::fs::rename(&tmp, path).map_err(io)
+    let write = || {
+        let file = files.create(&tmp)?;
+        let mut at = 0;
+        for part in parts {
+            files.write_all_at(&file, &tmp, part, at)?;
+            at += part.len() as u64;
+        }
+        files.sync_data(&file, &tmp)?;
+        files.rename(&tmp, path)
+    };
+    write().map_err(|e| {
+        let _ = files.remove(&tmp);
+        LogError::io(path, e)
+    })
 }

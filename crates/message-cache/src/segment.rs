@@ -4,16 +4,18 @@
 //! here reads past [`Segment::len`], which only moves after the bytes below it were written.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::error::LogError;
+use crate::files::Files;
 use crate::frame::{self, Fault, Fixed};
 use crate::record::Record;
+use crate::sigbus::Guard;
 
 const MAGIC: &[u8; 8] = b"TIDELOG\0";
 pub const VERSION: u32 = 1;
@@ -22,6 +24,8 @@ pub const HEADER: u64 = 64;
 
 /// The read-only mapping of a segment, kept alive by every record that points into it.
 pub struct Mapping {
+    // Before the map, which is unmapped after it.
+    guard: Guard,
     map: MmapRaw,
 }
 
@@ -45,10 +49,22 @@ pub struct Segment {
     pub created_ms: i64,
     /// The earliest delete horizon of the tombstones in it; `i64::MAX` without one. Known of what the cleaner wrote.
     pub horizon_ms: AtomicI64,
+    pub files: Files,
     file: File,
     map: Arc<Mapping>,
     capacity: u64,
     len: AtomicU64,
+    /// A refused write could not be cut off; its bytes lie above `len`.
+    has_refuse: AtomicBool,
+}
+
+/// The segment that was there before this one. Where files are not synced, a power loss may take the end of a segment, or all
+/// of it, and leave the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follows {
+    pub base_offset: i64,
+    /// Bytes that it had when it was full.
+    pub len: u64,
 }
 
 pub fn file_name(base_offset: i64, generation: u32) -> String {
@@ -63,47 +79,106 @@ pub fn parse_name(name: &str) -> Option<(i64, u32)> {
     (file_name(base, generation) == name).then_some((base, generation))
 }
 
+/// What a new segment is to be.
+pub struct Birth {
+    pub base_offset: i64,
+    pub generation: u32,
+    /// Bounds its length and that of its mapping, in bytes.
+    pub capacity: u64,
+    pub now_ms: i64,
+    pub follows: Option<Follows>,
+    /// Whether its name is fsynced, so that what is synced in it is found again.
+    pub durable: bool,
+}
+
 impl Segment {
-    /// A new file; fails if it exists. `capacity` bounds its length and that of its mapping, in bytes.
-    pub fn create(dir: &Path, base_offset: i64, generation: u32, capacity: u64, now_ms: i64) -> Result<Self, LogError> {
-        let path = dir.join(file_name(base_offset, generation));
-        let io = |e| LogError::io(&path, e);
+    /// A new file, in place of one of that name that never held an acknowledged record. When this fails, there is none.
+    pub fn create(dir: &Path, birth: &Birth, files: &Files) -> Result<Self, LogError> {
+        let path = dir.join(file_name(birth.base_offset, birth.generation));
         let salt = fastrand::u32(1..);
-        let header = encode_header(base_offset, salt, now_ms);
-        // The header is whole or the file is not there under its name.
+        let header = encode_header(birth, salt);
+        // The header is whole or the file is not there under its name, also after a power loss.
         let tmp = path.with_extension("tmp");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&tmp).map_err(io)?;
-        if let Err(e) = file.write_all_at(&header, 0) {
-            let _ = std::fs::remove_file(&tmp);
-            return Err(io(e));
-        }
-        std::fs::rename(&tmp, &path).map_err(io)?;
-        Self::map(path, file, Head { base_offset, generation, salt, created_ms: now_ms }, capacity, HEADER)
+        let whole = files.create(&tmp).and_then(|file| {
+            files.write_all_at(&file, &tmp, &header, 0)?;
+            files.sync_data(&file, &tmp)?;
+            if birth.follows.is_some() {
+                // Without the names of those before it, it would look like the first.
+                files.sync_dir(dir)?;
+            }
+            files.rename(&tmp, &path)?;
+            Ok(file)
+        });
+        let named = whole.and_then(|file| {
+            let synced = if birth.durable { files.sync_dir(dir) } else { Ok(()) };
+            synced.map(|()| file).inspect_err(|_| drop(files.remove(&path)))
+        });
+        let file = named.map_err(|e| {
+            let _ = files.remove(&tmp);
+            LogError::io(&path, e)
+        })?;
+        let Birth { base_offset, generation, follows, now_ms: created_ms, .. } = *birth;
+        let found = Header { base_offset, generation, salt, created_ms, follows };
+        Self::map(path, file, found, birth.capacity, HEADER, files.clone())
     }
 
     /// Opens a file and maps it for at least `capacity` bytes; its frames are not looked at.
-    pub fn open(path: PathBuf, capacity: u64, writable: bool) -> Result<Self, LogError> {
+    pub fn open(path: PathBuf, capacity: u64, writable: bool, files: &Files) -> Result<Self, LogError> {
         let io = |e| LogError::io(&path, e);
         let file = OpenOptions::new().read(true).write(writable).open(&path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         let mut header = [0u8; HEADER as usize];
         file.read_exact_at(&mut header, 0).map_err(|_| format_error(&path, "too short for a segment header"))?;
-        let mut head = decode_header(&header).map_err(|what| format_error(&path, what))?;
+        let mut header = decode_header(&header).map_err(|what| format_error(&path, what))?;
         match path.file_name().and_then(|n| n.to_str()).and_then(parse_name) {
-            Some((base, generation)) if base == head.base_offset => head.generation = generation,
-            _ => return Err(format_error(&path, format!("its header says that it begins at offset {}", head.base_offset))),
+            Some((base, generation)) if base == header.base_offset => header.generation = generation,
+            _ => return Err(format_error(&path, format!("its header says that it begins at offset {}", header.base_offset))),
         }
-        Self::map(path, file, head, capacity.max(len), len)
+        Self::map(path, file, header, capacity.max(len), len, files.clone())
     }
 
-    fn map(path: PathBuf, file: File, head: Head, capacity: u64, len: u64) -> Result<Self, LogError> {
+    fn map(path: PathBuf, file: File, header: Header, capacity: u64, len: u64, files: Files) -> Result<Self, LogError> {
         let io = |e| LogError::io(&path, e);
         let map_len = usize::try_from(capacity).map_err(|_| format_error(&path, "too long to be mapped"))?;
         let map = MmapOptions::new().len(map_len).map_raw_read_only(&file).map_err(io)?;
-        let Head { base_offset, generation, salt, created_ms } = head;
-        let (map, len) = (Arc::new(Mapping { map }), AtomicU64::new(len));
-        let horizon_ms = AtomicI64::new(i64::MAX);
-        Ok(Self { path, base_offset, generation, salt, created_ms, horizon_ms, file, map, capacity, len })
+        let guard = Guard::new(map.as_ptr(), map_len).map_err(|e| LogError::Io { path: path.clone(), source: e })?;
+        let Header { base_offset, generation, salt, created_ms, .. } = header;
+        Ok(Self {
+            path,
+            base_offset,
+            generation,
+            salt,
+            created_ms,
+            horizon_ms: AtomicI64::new(i64::MAX),
+            files,
+            file,
+            map: Arc::new(Mapping { guard, map }),
+            capacity,
+            len: AtomicU64::new(len),
+            has_refuse: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the file is as long as it was written, under its name, and was read without a fault so far. For a look now and
+    /// then: three calls of `stat`.
+    pub fn is_intact(&self) -> bool {
+        !self.map.guard.is_damaged() && self.is_long_enough() && is_named(&self.file, &self.path)
+    }
+
+    fn is_long_enough(&self) -> bool {
+        // In this order: a length read after the file's could count bytes that were written between.
+        let len = self.len();
+        self.file.metadata().is_ok_and(|m| m.len() >= len)
+    }
+
+    /// What is wrong, once a page of the mapping could not be read, or the file was found to be shorter than it was written.
+    pub fn check(&self) -> Result<(), LogError> {
+        if self.map.guard.is_damaged() { Err(LogError::Cut { path: self.path.clone() }) } else { Ok(()) }
+    }
+
+    /// As the next segment is to remember this one.
+    pub fn as_predecessor(&self) -> Follows {
+        Follows { base_offset: self.base_offset, len: self.len() }
     }
 
     /// Bytes that may be read.
@@ -119,23 +194,39 @@ impl Segment {
     pub fn append(&self, bytes: &[u8]) -> Result<(), LogError> {
         let at = self.len();
         debug_assert!(at + bytes.len() as u64 <= self.capacity);
-        if let Err(e) = self.file.write_all_at(bytes, at) {
-            // Shrinking needs no space; if even that fails, the torn bytes lie above `len` and are written over.
-            let _ = self.file.set_len(at);
+        // Written behind the end, the file would get a hole that reads as zeros.
+        if !self.is_long_enough() {
+            self.map.guard.set_damaged();
+        }
+        self.check()?;
+        if self.has_refuse.load(Ordering::Acquire) {
+            self.cut_back(at)?;
+        }
+        if let Err(e) = self.files.write_all_at(&self.file, &self.path, bytes, at) {
+            // Shrinking needs no space. If even that fails, no write may cover a part of what was refused: recovery would find
+            // the rest.
+            self.has_refuse.store(true, Ordering::Release);
+            let _ = self.cut_back(at);
             return Err(LogError::io(&self.path, e));
         }
         self.len.store(at + bytes.len() as u64, Ordering::Release);
         Ok(())
     }
 
+    fn cut_back(&self, len: u64) -> Result<(), LogError> {
+        self.files.set_len(&self.file, &self.path, len).map_err(|e| LogError::io(&self.path, e))?;
+        self.has_refuse.store(false, Ordering::Release);
+        Ok(())
+    }
+
     /// Makes what was appended durable.
     pub fn sync(&self) -> std::io::Result<()> {
-        self.file.sync_data()
+        self.files.sync_data(&self.file, &self.path)
     }
 
     /// Cuts the file back to `len`; the caller knows that no record at or above it was ever handed out.
     pub fn truncate(&self, len: u64) -> Result<(), LogError> {
-        self.file.set_len(len).map_err(|e| LogError::io(&self.path, e))?;
+        self.cut_back(len)?;
         self.len.store(len, Ordering::Release);
         Ok(())
     }
@@ -166,12 +257,17 @@ impl Segment {
     }
 
     pub fn corrupt(&self, at: u64, fault: Fault) -> LogError {
+        if let Err(cut) = self.check() {
+            return cut;
+        }
         LogError::Corrupt { path: self.path.clone(), at, what: fault.text() }
     }
 
     /// The next position after `at` that holds a valid frame of an offset above `after`: where to go on behind corruption.
     /// The salt keeps a client from planting frames inside a value.
     pub fn resync(&self, at: u64, after: i64) -> Option<u64> {
+        // Each page of what was cut off would fault, to show zeros.
+        self.check().ok()?;
         let mut at = (at + 1).next_multiple_of(frame::ALIGN as u64);
         while at + frame::FIXED as u64 <= self.len() {
             let bytes = self.bytes_from(at);
@@ -188,28 +284,47 @@ fn format_error(path: &Path, what: impl Into<String>) -> LogError {
     LogError::Format { path: path.to_owned(), what: what.into() }
 }
 
-fn encode_header(base_offset: i64, salt: u32, now_ms: i64) -> [u8; HEADER as usize] {
+/// Whether the open file is the one of that name.
+pub fn is_named(file: &File, path: &Path) -> bool {
+    let id = |m: &std::fs::Metadata| (m.dev(), m.ino());
+    matches!((&file.metadata(), &std::fs::symlink_metadata(path)), (Ok(open), Ok(named)) if id(open) == id(named))
+}
+
+/// What the segment in this file says of the one before it.
+pub fn follows(path: &Path) -> Result<Option<Follows>, LogError> {
+    let mut header = [0u8; HEADER as usize];
+    let file = File::open(path).map_err(|e| LogError::io(path, e))?;
+    file.read_exact_at(&mut header, 0).map_err(|_| format_error(path, "too short for a segment header"))?;
+    decode_header(&header).map(|h| h.follows).map_err(|what| format_error(path, what))
+}
+
+struct Header {
+    base_offset: i64,
+    generation: u32,
+    salt: u32,
+    created_ms: i64,
+    follows: Option<Follows>,
+}
+
+fn encode_header(birth: &Birth, salt: u32) -> [u8; HEADER as usize] {
     let mut h = [0u8; HEADER as usize];
     h[0..8].copy_from_slice(MAGIC);
     h[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    h[16..24].copy_from_slice(&base_offset.to_le_bytes());
+    h[16..24].copy_from_slice(&birth.base_offset.to_le_bytes());
     h[24..28].copy_from_slice(&salt.to_le_bytes());
-    h[32..40].copy_from_slice(&now_ms.to_le_bytes());
+    h[32..40].copy_from_slice(&birth.now_ms.to_le_bytes());
+    if let Some(follows) = birth.follows {
+        h[40..48].copy_from_slice(&follows.base_offset.to_le_bytes());
+        h[48..56].copy_from_slice(&follows.len.to_le_bytes());
+    }
     let crc = crc32c::crc32c(&h[16..]);
     h[12..16].copy_from_slice(&crc.to_le_bytes());
     h
 }
 
-/// What the file header and the file's name say.
-struct Head {
-    base_offset: i64,
-    generation: u32,
-    salt: u32,
-    created_ms: i64,
-}
-
-fn decode_header(h: &[u8; HEADER as usize]) -> Result<Head, String> {
+fn decode_header(h: &[u8; HEADER as usize]) -> Result<Header, String> {
     let u32_at = |i: usize| u32::from_le_bytes([h[i], h[i + 1], h[i + 2], h[i + 3]]);
+    let i64_at = |i: usize| i64::from(u32_at(i)) | i64::from(u32_at(i + 4)) << 32;
     if &h[0..8] != MAGIC {
         return Err("not a segment of a message cache".into());
     }
@@ -219,6 +334,7 @@ fn decode_header(h: &[u8; HEADER as usize]) -> Result<Head, String> {
     if u32_at(12) != crc32c::crc32c(&h[16..]) {
         return Err("the segment header is corrupt".into());
     }
-    let i64_at = |i: usize| i64::from(u32_at(i)) | i64::from(u32_at(i + 4)) << 32;
-    Ok(Head { base_offset: i64_at(16), generation: 0, salt: u32_at(24), created_ms: i64_at(32) })
+    // No segment is of length 0: there is none before, or nothing was noted of it.
+    let follows = Some(Follows { base_offset: i64_at(40), len: i64_at(48) as u64 }).filter(|f| f.len > 0);
+    Ok(Header { base_offset: i64_at(16), generation: 0, salt: u32_at(24), created_ms: i64_at(32), follows })
 }

@@ -101,7 +101,7 @@ impl TopicCache {
             let path = entry.map_err(|e| LogError::io(&self.dir, e))?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
             if is_dead(name) && !self.options.read_only {
-                std::fs::remove_dir_all(&path).map_err(|e| LogError::io(&path, e))?;
+                self.options.files.remove_tree(&path).map_err(|e| LogError::io(&path, e))?;
             } else if let Ok(partition) = name.parse::<usize>()
                 && path.is_dir()
             {
@@ -137,7 +137,7 @@ impl TopicCache {
     pub fn mark_complete(&self) -> Result<(), LogError> {
         if !self.is_complete() {
             let mark = self.dir.join(COMPLETE);
-            std::fs::write(&mark, b"").map_err(|e| LogError::io(&mark, e))?;
+            self.options.files.create(&mark).map_err(|e| LogError::io(&mark, e))?;
             self.complete.store(true, Ordering::Release);
             self.shared.ring();
         }
@@ -148,7 +148,9 @@ impl TopicCache {
     pub fn mark_incomplete(&self) -> Result<(), LogError> {
         if self.complete.swap(false, Ordering::AcqRel) {
             let mark = self.dir.join(COMPLETE);
-            std::fs::remove_file(&mark).map_err(|e| LogError::io(&mark, e))?;
+            let files = &self.options.files;
+            // For good, before the records go that it speaks of.
+            files.remove(&mark).and_then(|()| files.sync_dir(&self.dir)).map_err(|e| LogError::io(&mark, e))?;
         }
         Ok(())
     }
@@ -161,8 +163,9 @@ impl TopicCache {
         partitions.iter().try_for_each(|log| log.clear())?;
         for n in (count..partitions.len()).rev() {
             let dir = self.dir.join(n.to_string());
-            std::fs::remove_dir_all(&dir).map_err(|e| LogError::io(&dir, e))?;
+            self.options.files.remove_tree(&dir).map_err(|e| LogError::io(&dir, e))?;
         }
+        self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
         let kept = partitions.iter().take(count).cloned().collect();
         *partitions = Arc::new(kept);
         self.shared.ring();
