@@ -33,10 +33,10 @@ pub struct KeeperStatus {
     pub evicted_bytes: u64,
 }
 
-/// Works until it is dropped.
+/// Works until it is stopped or dropped.
 pub struct Keeper {
     shared: Arc<Orders>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -60,13 +60,22 @@ impl Keeper {
         let shared = Arc::new(Orders::default());
         let worker = Worker { options, caches: Box::new(caches), orders: Arc::clone(&shared) };
         let thread = std::thread::Builder::new().name("housekeeper".into()).spawn(move || worker.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Begins a turn at once, when the running one has ended.
     pub fn hurry(&self) {
         *self.shared.now.lock() = true;
         self.shared.asked.notify_one();
+    }
+
+    /// Breaks off what runs, and waits for the end of it.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.hurry();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
     }
 
     pub fn status(&self) -> KeeperStatus {
@@ -79,11 +88,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.hurry();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
