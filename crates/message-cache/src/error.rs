@@ -9,7 +9,7 @@ pub enum LogError {
     #[error("no space left on the device of {}", path.display())]
     DiskFull { path: PathBuf },
     /// Nothing was appended: a bound on bytes is reached, and no record may be dropped to make room.
-    #[error("{}: cache.max_bytes is reached, and no record may go to make room", path.display())]
+    #[error("{}: a bound on bytes is reached (cache.max_bytes, or max_bytes of the topic), and no record may go to make room", path.display())]
     Full { path: PathBuf },
     /// An fsync failed, and what the kernel dropped cannot be known; or a reset did not finish. This log takes no more records
     /// until it is reopened or reset.

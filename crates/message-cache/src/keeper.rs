@@ -42,11 +42,19 @@ pub struct Keeper {
 #[derive(Default)]
 struct Orders {
     stop: AtomicBool,
-    /// Asked to begin a turn now.
-    now: Mutex<bool>,
-    asked: Condvar,
+    tickets: Mutex<Tickets>,
+    /// Rings when a turn is asked for, and when one has ended.
+    bell: Condvar,
     turns: AtomicU64,
     evicted_bytes: AtomicU64,
+}
+
+/// Turns that were asked for.
+#[derive(Default)]
+struct Tickets {
+    asked: u64,
+    /// Every turn that was asked for up to here has ended.
+    done: u64,
 }
 
 type Caches = Box<dyn Fn() -> Vec<Arc<TopicCache>> + Send>;
@@ -63,16 +71,28 @@ impl Keeper {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Begins a turn at once, when the running one has ended.
-    pub fn hurry(&self) {
-        *self.shared.now.lock() = true;
-        self.shared.asked.notify_one();
+    /// Begins a turn as soon as the running one has ended; the ticket is for [`Keeper::wait`].
+    pub fn hurry(&self) -> u64 {
+        let mut tickets = self.shared.tickets.lock();
+        tickets.asked += 1;
+        self.shared.bell.notify_all();
+        tickets.asked
+    }
+
+    /// Blocks until the turn of that ticket has ended, or the housekeeper stops.
+    pub fn wait(&self, ticket: u64) {
+        let mut tickets = self.shared.tickets.lock();
+        while tickets.done < ticket && !self.shared.stop.load(Ordering::Acquire) {
+            self.shared.bell.wait(&mut tickets);
+        }
     }
 
     /// Breaks off what runs, and waits for the end of it.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.hurry();
+        // Under the lock, so that a worker about to wait hears it.
+        drop(self.shared.tickets.lock());
+        self.shared.bell.notify_all();
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
@@ -103,21 +123,27 @@ impl Worker {
         let _ = rustix::process::nice(NICENESS);
         let mut next_turn = Instant::now();
         while self.goes_on() {
+            let asked = self.orders.tickets.lock().asked;
             if Instant::now() >= next_turn {
                 self.turn();
-                self.orders.turns.fetch_add(1, Ordering::AcqRel);
                 next_turn = Instant::now() + self.options.interval;
+                self.orders.turns.fetch_add(1, Ordering::AcqRel);
+                self.hold_bounds();
+                self.orders.tickets.lock().done = asked;
+                self.orders.bell.notify_all();
+            } else {
+                self.hold_bounds();
             }
-            self.hold_bounds();
             let wait = next_turn.saturating_duration_since(Instant::now()).min(BOUNDS_INTERVAL);
-            let mut now = self.orders.now.lock();
-            if !*now {
-                self.orders.asked.wait_for(&mut now, wait);
+            let mut tickets = self.orders.tickets.lock();
+            if tickets.asked == tickets.done && self.goes_on() {
+                self.orders.bell.wait_for(&mut tickets, wait);
             }
-            if std::mem::take(&mut *now) {
+            if tickets.asked > tickets.done {
                 next_turn = Instant::now();
             }
         }
+        self.orders.bell.notify_all();
     }
 
     fn goes_on(&self) -> bool {
