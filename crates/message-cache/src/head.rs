@@ -1,14 +1,18 @@
 //! What is known of a segment while it is in memory: the head, and a sealed segment until its index file is written.
 
-use hashbrown::HashTable;
-
 use crate::error::LogError;
+use crate::filter::{self, Filter};
 use crate::frame::Fixed;
+use crate::index::{Index, Summary};
+use crate::keymap::KeyMap;
 use crate::keytable::{self, Slot};
 use crate::segment::Segment;
+use crate::terms::{self, Terms};
 
 /// Bytes of records between two entries of the sparse index: a search reads at most this many headers of frames.
 const SPARSE_BYTES: u64 = 16 * 1024;
+/// Entries whose places are read ahead of their turn; as many lines as a processor fetches at once, and some.
+const AHEAD: usize = 32;
 
 /// An entry of the sparse index over offset and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +50,8 @@ impl Entry {
 /// The indexes of one segment in memory.
 #[derive(Default)]
 pub struct Tables {
-    keys: HashTable<Slot>,
+    keys: KeyMap,
+    terms: Terms,
     pub sparse: Vec<Sparse>,
     pub records: u64,
     pub last: Option<Last>,
@@ -54,6 +59,18 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Adds the records of one write, in order. As [`Tables::add`] for each, but waits for memory once for many.
+    pub fn add_all(&mut self, segment: &Segment, entries: &[Entry]) {
+        for some in entries.chunks(AHEAD) {
+            let hashes = some.iter().filter_map(|e| e.key_hash);
+            let older = hashes.filter_map(|h| self.keys.glance(h));
+            // Nothing is made of what is read here: it is to be near when it is needed below.
+            let touched = older.map(|at8| segment.bytes_from(u64::from(at8) * 8).first().map_or(0, |b| u32::from(*b)));
+            std::hint::black_box(touched.sum::<u32>());
+            some.iter().for_each(|entry| self.add(segment, *entry));
+        }
+    }
+
     pub fn add(&mut self, segment: &Segment, entry: Entry) {
         if self.sparse.last().is_none_or(|s| entry.at - s.at >= SPARSE_BYTES) {
             let time_before = self.time_max.unwrap_or(i64::MIN);
@@ -62,55 +79,96 @@ impl Tables {
         self.records += 1;
         self.last = Some(Last { offset: entry.offset, timestamp_ms: entry.timestamp_ms });
         self.time_max = self.time_max.max(Some(entry.timestamp_ms));
+        let at8 = (entry.at / 8) as u32;
         if let Some(hash) = entry.key_hash {
-            self.set_newest(segment, Slot { hash, at8: (entry.at / 8) as u32 });
-        }
-    }
-
-    fn set_newest(&mut self, segment: &Segment, slot: Slot) {
-        let key = key_at(segment, slot.at8);
-        let same = |s: &Slot| s.hash == slot.hash && key_at(segment, s.at8) == key;
-        match self.keys.find_mut(spread(slot.hash), same) {
-            Some(older) => older.at8 = slot.at8,
-            None => {
-                self.keys.insert_unique(spread(slot.hash), slot, |s| spread(s.hash));
+            let is_same_key = |older| key_at(segment, older) == key_at(segment, at8);
+            if let Some(replaced) = self.keys.replace(hash, at8, is_same_key) {
+                self.terms.post(terms::of_key(hash), replaced);
             }
         }
-    }
-
-    /// Position of the newest record of a key. A record that has the hash but, being corrupt, no longer the key, is an
-    /// error rather than a miss: a miss would bring an older record of the key to light.
-    pub fn newest(&self, segment: &Segment, hash: u32, key: &[u8]) -> Result<Option<u64>, LogError> {
-        let mut fault = None;
-        let found = self.keys.find(spread(hash), |s| {
-            s.hash == hash
-                && is_of_key(segment, s.at8, key).unwrap_or_else(|e| {
-                    fault = Some(e);
-                    false
-                })
-        });
-        match (found, fault) {
-            (Some(slot), _) => Ok(Some(u64::from(slot.at8) * 8)),
-            (None, Some(fault)) => Err(fault),
-            (None, None) => Ok(None),
+        if let Ok(fixed) = segment.peek(entry.at)
+            && fixed.headers_len > 0
+        {
+            let headers = &segment.bytes_from(entry.at)[fixed.headers_range()];
+            terms::of_headers(headers).for_each(|term| self.terms.post(term, at8));
         }
     }
 
-    pub fn keys(&self) -> usize {
-        self.keys.len()
+    /// As [`Index::newest`].
+    pub fn newest(&self, segment: &Segment, hash: u32, key: &[u8]) -> Result<Option<u64>, LogError> {
+        let mut fault = None;
+        for at8 in self.keys.of_hash(hash) {
+            match is_of_key(segment, at8, key) {
+                Ok(true) => return Ok(Some(u64::from(at8) * 8)),
+                Ok(false) => {}
+                Err(e) => fault = Some(e),
+            }
+        }
+        fault.map_or(Ok(None), Err)
+    }
+
+    /// As [`filter::candidates`].
+    pub fn candidates(&self, segment: &Segment, filter: &Filter, from_at: u64, max: usize) -> Result<Option<Vec<u64>>, LogError> {
+        filter::candidates(self, segment, filter, from_at, max)
+    }
+
+    /// As [`Sealed::verify`](crate::sealed::Sealed::verify), of the head.
+    pub fn verify(&self, segment: &Segment) -> Vec<String> {
+        crate::check::check(self, segment)
     }
 
     pub fn slots(&self) -> Vec<Slot> {
-        self.keys.iter().copied().collect()
+        self.keys.iter().map(|(hash, at8)| Slot { hash, at8 }).collect()
     }
 
+    pub fn term_pages(&self) -> Vec<u8> {
+        self.terms.build()
+    }
+
+    /// 11 to 16 bytes per live key, 8 per posting, 24 for every 16 KiB of records.
     pub fn heap_bytes(&self) -> usize {
-        self.keys.allocation_size() + self.sparse.capacity() * size_of::<Sparse>()
+        self.keys.heap_bytes() + self.terms.heap_bytes() + self.sparse.capacity() * size_of::<Sparse>()
     }
 }
 
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+impl Index for Tables {
+    fn summary(&self) -> Summary {
+        Summary { records: self.records, last: self.last, time_max: self.time_max }
+    }
+
+    fn sparse(&self) -> &[Sparse] {
+        &self.sparse
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.heap_bytes()
+    }
+
+    fn may_hold(&self, key_hash: u32) -> bool {
+        self.keys.of_hash(key_hash).next().is_some()
+    }
+
+    fn newest(&self, segment: &Segment, hash: u32, key: &[u8]) -> Result<Option<u64>, LogError> {
+        self.newest(segment, hash, key)
+    }
+
+    fn newest_of_hash(&self, _: &Segment, hash: u32, out: &mut Vec<u32>) -> Result<(), LogError> {
+        out.extend(self.keys.of_hash(hash));
+        Ok(())
+    }
+
+    fn has_terms(&self) -> bool {
+        self.terms.is_complete()
+    }
+
+    fn count(&self, _: &Segment, term: u32) -> Result<usize, LogError> {
+        Ok(self.terms.count(term))
+    }
+
+    fn positions(&self, _: &Segment, term: u32, from8: u32, max: usize, out: &mut Vec<u32>) -> Result<(), LogError> {
+        self.terms.positions(term, from8, max, out);
+        Ok(())
+    }
 }
 
 fn key_at(segment: &Segment, at8: u32) -> Option<&[u8]> {

@@ -10,19 +10,74 @@
 pub const PAGE: usize = 512;
 const PAGE_HEAD: usize = 8;
 const ENTRY: usize = 8;
-const ENTRIES_MAX: usize = (PAGE - PAGE_HEAD) / ENTRY;
+pub const ENTRIES_MAX: usize = (PAGE - PAGE_HEAD) / ENTRY;
 /// Entries per page aimed at: at 70 % a search seldom leaves its page.
 const ENTRIES_AIM: usize = 44;
 
-/// One entry: the hash of a key and where its newest record in the segment is, in units of 8 bytes.
+/// One entry: a hash and where a record of it is in the segment, in units of 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot {
     pub hash: u32,
     pub at8: u32,
 }
 
+impl Slot {
+    fn read(entry: &[u8; ENTRY]) -> Self {
+        let [a, b, c, d, e, f, g, h] = *entry;
+        Self { hash: u32::from_le_bytes([a, b, c, d]), at8: u32::from_le_bytes([e, f, g, h]) }
+    }
+}
+
 pub fn hash(key: &[u8]) -> u32 {
     xxhash_rust::xxh3::xxh3_64(key) as u32
+}
+
+/// Appends a page of at most [`ENTRIES_MAX`] slots.
+pub fn push_page(out: &mut Vec<u8>, slots: impl ExactSizeIterator<Item = Slot>, goes_on: bool) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(slots.len() as u16).to_le_bytes());
+    out.extend_from_slice(&u16::from(goes_on).to_le_bytes());
+    for slot in slots {
+        out.extend_from_slice(&slot.hash.to_le_bytes());
+        out.extend_from_slice(&slot.at8.to_le_bytes());
+    }
+    out.resize(start + PAGE, 0);
+    let crc = crc32c::crc32c(&out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A page whose checksum is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadPage(pub usize);
+
+/// A page whose checksum is right.
+#[derive(Clone, Copy)]
+pub struct Page<'a> {
+    entries: &'a [[u8; ENTRY]],
+    goes_on: bool,
+}
+
+impl<'a> Page<'a> {
+    /// The page of that number, which the table has.
+    pub fn read(table: &'a [u8], i: usize) -> Result<Self, BadPage> {
+        let Some(page) = table.get(i * PAGE..(i + 1) * PAGE) else { return Err(BadPage(i)) };
+        let crc = u32::from_le_bytes([page[0], page[1], page[2], page[3]]);
+        let entries = page[PAGE_HEAD..].as_chunks().0.get(..usize::from(u16::from_le_bytes([page[4], page[5]])));
+        match entries {
+            Some(entries) if crc == crc32c::crc32c(&page[4..]) => Ok(Self { entries, goes_on: page[6..8] != [0, 0] }),
+            _ => Err(BadPage(i)),
+        }
+    }
+
+    pub fn slots(self) -> impl DoubleEndedIterator<Item = Slot> + ExactSizeIterator + 'a {
+        self.entries.iter().map(Slot::read)
+    }
+
+    /// In a page whose slots are in order: how many are below this one.
+    pub fn rank(self, slot: Slot) -> usize {
+        self.entries.partition_point(|e| Slot::read(e) < slot)
+    }
 }
 
 /// How many home pages a table of so many entries has.
@@ -43,28 +98,15 @@ pub fn build(mut slots: Vec<Slot>) -> Vec<u8> {
     let mut page = 0;
     while page < pages as usize || next < slots.len() {
         // Whatever has its home here or before and is not placed yet, as far as it fits; after the last home page, all.
-        let ready = slots[next..].iter().take_while(|s| home(s.hash, pages) <= page).count();
+        let waiting = slots[next..].iter().take(ENTRIES_MAX + 1);
+        let ready = waiting.take_while(|s| home(s.hash, pages) <= page).count();
         let fits = ready.min(ENTRIES_MAX);
-        let start = out.len();
-        out.resize(start + PAGE, 0);
-        let bytes = &mut out[start..];
-        bytes[4..6].copy_from_slice(&(fits as u16).to_le_bytes());
-        bytes[6..8].copy_from_slice(&u16::from(ready > fits).to_le_bytes());
-        for (slot, entry) in slots[next..next + fits].iter().zip(bytes[PAGE_HEAD..].chunks_exact_mut(ENTRY)) {
-            entry[..4].copy_from_slice(&slot.hash.to_le_bytes());
-            entry[4..].copy_from_slice(&slot.at8.to_le_bytes());
-        }
-        let crc = crc32c::crc32c(&bytes[4..]);
-        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        push_page(&mut out, slots[next..next + fits].iter().copied(), ready > fits);
         next += fits;
         page += 1;
     }
     out
 }
-
-/// A page whose checksum is wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BadPage(pub usize);
 
 /// Calls `candidate` with the position of each entry of that hash until it says that one is the right one.
 pub fn find<E: From<BadPage>>(
@@ -73,21 +115,14 @@ pub fn find<E: From<BadPage>>(
     hash: u32,
     mut candidate: impl FnMut(u32) -> Result<bool, E>,
 ) -> Result<Option<u32>, E> {
-    for (i, page) in table.chunks_exact(PAGE).enumerate().skip(home(hash, home_pages)) {
-        let u16_at = |i: usize| u16::from_le_bytes([page[i], page[i + 1]]);
-        let u32_at = |i: usize| u32::from_le_bytes([page[i], page[i + 1], page[i + 2], page[i + 3]]);
-        if u32_at(0) != crc32c::crc32c(&page[4..]) {
-            return Err(BadPage(i).into());
-        }
-        for entry in page[PAGE_HEAD..].chunks_exact(ENTRY).take(usize::from(u16_at(4))) {
-            if entry[..4] == hash.to_le_bytes() {
-                let at8 = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-                if candidate(at8)? {
-                    return Ok(Some(at8));
-                }
+    for i in home(hash, home_pages)..table.len() / PAGE {
+        let page = Page::read(table, i)?;
+        for slot in page.slots().filter(|s| s.hash == hash) {
+            if candidate(slot.at8)? {
+                return Ok(Some(slot.at8));
             }
         }
-        if u16_at(6) == 0 {
+        if !page.goes_on {
             break;
         }
     }

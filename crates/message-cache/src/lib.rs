@@ -3,7 +3,9 @@
 //! Knows no Kafka client, no HTTP and no configuration file. Bytes come in through [`PartitionLog::append`], go out
 //! through [`PartitionLog::latest`] and [`PartitionLog::scan`], and lie on disk as `docs/format.md` says.
 
+mod bloom;
 mod budget;
+mod check;
 mod cleaner;
 mod clock;
 mod demand;
@@ -12,8 +14,10 @@ mod files;
 mod filter;
 mod frame;
 mod head;
+mod index;
 mod keep;
 mod keeper;
+mod keymap;
 mod keytable;
 mod lock;
 mod log;
@@ -32,6 +36,7 @@ mod shared;
 mod sigbus;
 mod stats;
 mod take;
+mod terms;
 mod topic;
 
 pub use clock::Clock;
