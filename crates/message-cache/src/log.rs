@@ -204,18 +204,26 @@ impl PartitionLog {
 
     /// The head segment if it has room, else a new one, the old being sealed.
     fn head_for(&self, offset: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
-        let (base, follows) = {
+        let full = {
             let view = self.view.read();
             match &view.head {
                 Some(head) if head.segment.has_room(bytes) => return Ok(Arc::clone(&head.segment)),
-                Some(full) => (self.end_offset(), Some(full.segment.as_predecessor())),
-                None => (offset, None),
+                head => head.as_ref().map(|h| Arc::clone(&h.segment)),
             }
         };
         let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX).max(segment::HEADER + bytes);
-        let segment = Arc::new(self.create_segment(base, capacity, follows)?);
+        let end = self.end_offset();
+        let segment = match &full {
+            None => self.create_segment(offset, capacity, None)?,
+            // Without a record yet: the next one would have its name.
+            Some(small) if small.base_offset == end => small.enlarge(capacity)?,
+            Some(full) => self.create_segment(end, capacity, Some(full.as_predecessor()))?,
+        };
+        let segment = Arc::new(segment);
         let mut view = self.view.write();
-        if let Some(full) = view.head.take() {
+        if let Some(full) = view.head.take()
+            && full.segment.base_offset != segment.base_offset
+        {
             let mut sealed = Vec::clone(&view.sealed);
             sealed.push(Sealed::new(full.segment, full.tables));
             view.sealed = Arc::new(sealed);
