@@ -7,8 +7,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{LogFormat, LogLevel, StartPlan};
-use crate::units::{Address, MaybeAddress, Size, TemplateText, Time, Word};
+use crate::plan::{HistoryPlan, LogFormat, LogLevel};
+use crate::units::{Address, MaybeAddress, Size, Start, TemplateText, Time, Word};
 
 /// Tidegate: Kafka topics behind one HTTP surface, served from a durable cache.
 #[derive(Deserialize, JsonSchema)]
@@ -147,6 +147,13 @@ pub(crate) struct Cache {
     pub segment_bytes: Size,
     /// Longest time that a fetch waits for what was produced before it.
     pub read_your_writes_timeout: Time,
+    /// Most bytes that the caches of Kafka topics take together; without a bound when left out. The embedded log is bounded by
+    /// `retention.bytes` of its topics.
+    pub max_bytes: Option<Size>,
+    /// How often the configuration, the id and the partitions of each Kafka topic are looked at.
+    pub topic_refresh: Time,
+    /// How often retention and compaction are looked at.
+    pub housekeeping_interval: Time,
     /// The topics that are cached, by name.
     pub topics: BTreeMap<String, Topic>,
 }
@@ -157,6 +164,9 @@ impl Default for Cache {
             directory: "./data".into(),
             segment_bytes: Size(256 << 20),
             read_your_writes_timeout: Time(Duration::from_secs(5)),
+            max_bytes: None,
+            topic_refresh: Time(Duration::from_secs(10)),
+            housekeeping_interval: Time(Duration::from_secs(15)),
             topics: BTreeMap::new(),
         }
     }
@@ -172,7 +182,13 @@ pub(crate) struct Topic {
     /// Whether it is fetched from the start of the gateway on; otherwise on first use.
     pub bootstrap: bool,
     /// Where to begin when nothing is cached yet.
-    pub start: StartPlan,
+    pub start: Start,
+    /// Most bytes that the cache of the topic takes; without a bound of its own when left out. Kafka topics only.
+    pub max_bytes: Option<Size>,
+    /// How long it is still fetched after its last reader; 60s when left out. Kafka topics without `bootstrap` only.
+    pub linger: Option<Time>,
+    /// What becomes of a reader that asks for offsets which the cluster has and the cache has not.
+    pub history: HistoryPlan,
     /// How to create the topic if it is missing. The embedded cluster creates missing topics without it, too.
     pub create: Option<Create>,
 }

@@ -120,6 +120,12 @@ pub struct CachePlan {
     pub directory: PathBuf,
     pub segment_bytes: u64,
     pub read_your_writes_timeout: Duration,
+    /// Of the caches of all Kafka topics together; `None`: without a bound.
+    pub max_bytes: Option<u64>,
+    /// How often the cluster is asked about the topics that are cached.
+    pub topic_refresh: Duration,
+    /// How often retention and compaction are looked at.
+    pub housekeeping_interval: Duration,
     pub topics: Vec<TopicPlan>,
 }
 
@@ -131,16 +137,33 @@ pub struct TopicPlan {
     /// Fetched from the start on, not from the first use on.
     pub bootstrap: bool,
     pub start: StartPlan,
+    /// `None`: no bound but that of the node. Always `None` on an embedded cluster.
+    pub max_bytes: Option<u64>,
+    /// How long it is fetched after its last reader; `None`: always, as with `bootstrap` and on an embedded cluster.
+    pub linger: Option<Duration>,
+    pub history: HistoryPlan,
     pub create: Option<CreatePlan>,
 }
 
 /// Where a topic's cache begins when nothing is cached yet (Kafka: `auto.offset.reset`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartPlan {
     #[default]
     Earliest,
     Latest,
+    /// With the first record that is no older than this (Kafka: `auto.offset.reset=by_duration:...`, KIP-1106).
+    Back(Duration),
+}
+
+/// What becomes of a reader that asks for offsets which the cluster has and the cache has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HistoryPlan {
+    /// It is told which offsets it missed.
+    #[default]
+    Gap,
+    /// They are read from the cluster.
+    ReadThrough,
 }
 
 #[derive(Clone, Debug)]

@@ -9,6 +9,8 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::plan::StartPlan;
+
 /// Longest duration that is accepted.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Largest size that is accepted: 1 EiB.
@@ -40,6 +42,9 @@ pub(crate) struct Address(pub SocketAddr);
 /// An address, or `off`.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct MaybeAddress(pub Option<SocketAddr>);
+/// `earliest`, `latest`, or a duration back.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(crate) struct Start(pub StartPlan);
 /// Text with `${...}` parts.
 #[derive(Clone, PartialEq)]
 pub(crate) struct TemplateText(pub String);
@@ -57,7 +62,7 @@ pub(crate) struct Notation {
     pub check: fn(&str) -> bool,
 }
 
-pub(crate) const NOTATIONS: [Notation; 6] = [
+pub(crate) const NOTATIONS: [Notation; 7] = [
     Notation { format: "tidegate-duration", expected: "a duration such as 30s", check: |text| Time::read(text).is_some() },
     Notation { format: "tidegate-size", expected: "a size such as 64KiB", check: |text| Size::read(text).is_some() },
     Notation {
@@ -69,6 +74,11 @@ pub(crate) const NOTATIONS: [Notation; 6] = [
         format: "tidegate-address-or-off",
         expected: "off, or an IP address with a port such as 127.0.0.1:8081",
         check: |text| MaybeAddress::read(text).is_some(),
+    },
+    Notation {
+        format: "tidegate-start",
+        expected: "earliest, latest, or a duration back such as 1h",
+        check: |text| Start::read(text).is_some(),
     },
     Notation { format: "tidegate-template", expected: "a text", check: |_| true },
     Notation { format: "tidegate-word", expected: "a text, a number, true or false", check: |_| true },
@@ -135,6 +145,24 @@ impl MaybeAddress {
     }
 }
 
+impl Start {
+    fn read(text: &str) -> Option<Start> {
+        match text {
+            "earliest" => Some(Start(StartPlan::Earliest)),
+            "latest" => Some(Start(StartPlan::Latest)),
+            _ => Time::read(text).map(|time| Start(StartPlan::Back(time.0))),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self.0 {
+            StartPlan::Earliest => "earliest".into(),
+            StartPlan::Latest => "latest".into(),
+            StartPlan::Back(duration) => Time(duration).write(),
+        }
+    }
+}
+
 impl TemplateText {
     fn read(text: &str) -> Option<TemplateText> {
         Some(TemplateText(text.into()))
@@ -193,6 +221,10 @@ scalar!(Size, {
 });
 scalar!(Address, { "type": "string", "format": "tidegate-address", "examples": ["0.0.0.0:8080", "[::]:8080"] });
 scalar!(MaybeAddress, { "type": "string", "format": "tidegate-address-or-off", "examples": ["127.0.0.1:8081", "off"] });
+scalar!(Start, {
+    "type": "string", "format": "tidegate-start", "pattern": "^(earliest|latest|[0-9]+ *(ms|s|m|h))$",
+    "examples": ["earliest", "latest", "1h"]
+});
 scalar!(TemplateText, { "type": ["string", "number", "boolean"], "format": "tidegate-template" });
 scalar!(Word, { "type": ["string", "number", "boolean"], "format": "tidegate-word" });
 
@@ -243,6 +275,9 @@ mod tests {
         }
         for text in ["64KiB", "256MiB", "1001B", "0"] {
             assert_eq!(Size::read(text).map(|size| size.write()).as_deref(), Some(text));
+        }
+        for text in ["earliest", "latest", "90m"] {
+            assert_eq!(Start::read(text).map(|start| start.write()).as_deref(), Some(text));
         }
     }
 }

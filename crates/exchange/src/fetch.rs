@@ -77,7 +77,7 @@ pub enum FetchError {
     Render(#[from] RenderError),
     #[error("{0}")]
     Unavailable(String),
-    #[error("the cache of topic {topic} has not caught up with its cluster for the first time")]
+    #[error("the cache of topic {topic} has not caught up with its cluster for the first time, or since it was last used")]
     Filling { topic: String },
     #[error("the cache of topic {topic} has not reached what was written before")]
     Behind { topic: String },
@@ -99,7 +99,8 @@ impl Fetch {
             Select::Keys(templates) => templates.iter().map(|t| t.render(scope)).collect::<Result<_, RenderError>>()?,
             Select::MergeJson => Vec::new(),
         };
-        let cache = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
+        let used = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
+        let cache = used.cache;
         let found = self.look(cache, &keys, ask.has)?;
         match ask.wait {
             Some(wait) if is_old_news(&found, ask.has) => self.wait(cache, &keys, ask.has, wait).await,

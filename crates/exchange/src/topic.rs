@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kafka::{AdminError, Cluster, FetchStart};
-use message_cache::TopicCache;
+use kafka::{AdminError, Cluster, FetchOptions};
+use message_cache::{InUse, TopicCache};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
@@ -16,15 +16,16 @@ use crate::fetch::FetchError;
 pub struct Topic {
     cluster: Cluster,
     name: String,
-    start: FetchStart,
+    options: FetchOptions,
     cache: OnceLock<Arc<TopicCache>>,
     /// Per partition, the offset behind the last record that this process told a client was written.
     acknowledged: RwLock<Vec<i64>>,
 }
 
 impl Topic {
-    pub fn new(cluster: Cluster, name: &str, start: FetchStart) -> Self {
-        Self { cluster, name: name.to_owned(), start, cache: OnceLock::new(), acknowledged: RwLock::default() }
+    pub fn new(cluster: Cluster, name: &str, options: impl Into<FetchOptions>) -> Self {
+        let (name, options) = (name.to_owned(), options.into());
+        Self { cluster, name, options, cache: OnceLock::new(), acknowledged: RwLock::default() }
     }
 
     pub fn name(&self) -> &str {
@@ -49,7 +50,7 @@ impl Topic {
         match self.cache.get() {
             Some(cache) => Ok(cache),
             None => {
-                let cache = self.cluster.cached(&self.name, self.start)?;
+                let cache = self.cluster.cached(&self.name, self.options)?;
                 Ok(self.cache.get_or_init(|| cache))
             }
         }
@@ -70,10 +71,12 @@ impl Topic {
     }
 
     /// The cache, once it has what this process acknowledged and what the client's cursor says.
-    pub(crate) async fn caught_up(&self, cursor: Option<&Cursor>, patience: Duration) -> Result<&Arc<TopicCache>, FetchError> {
+    pub(crate) async fn caught_up(&self, cursor: Option<&Cursor>, patience: Duration) -> Result<Used<'_>, FetchError> {
         let cache = self.cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
+        // Before the look, so that the cache cannot fall asleep behind it.
+        let used = Used { cache, _in_use: cache.enter() };
         if self.lag(cache, cursor).is_none() {
-            return Ok(cache);
+            return Ok(used);
         }
         let mut changes = cache.changes();
         let deadline = Instant::now() + patience;
@@ -82,12 +85,12 @@ impl Topic {
                 return Err(lag);
             }
         }
-        Ok(cache)
+        Ok(used)
     }
 
     /// What the cache lacks, if anything.
     fn lag(&self, cache: &TopicCache, cursor: Option<&Cursor>) -> Option<FetchError> {
-        if !cache.is_complete() {
+        if !cache.is_complete() || cache.is_asleep() {
             return Some(FetchError::Filling { topic: self.name.clone() });
         }
         let partitions = cache.partitions();
@@ -96,6 +99,12 @@ impl Topic {
         let seen = cursor.is_none_or(|c| c.positions().iter().all(|&(p, next)| holds(p as usize, next)));
         (!own || !seen).then(|| FetchError::Behind { topic: self.name.clone() })
     }
+}
+
+/// A cache that is kept current for as long as this lives, also if the topic is only read while it is used.
+pub(crate) struct Used<'t> {
+    pub cache: &'t Arc<TopicCache>,
+    _in_use: InUse,
 }
 
 /// The topics that this process caches, by cluster and name.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{CapabilityPlan, ClusterPlan, Plan, TopicPlan};
-use kafka::{AdminError, Cluster, EmbeddedCluster, EmbeddedOptions, FetchStart, KafkaCluster, KafkaOptions, TopicSpec};
+use kafka::{
+    AdminError, Cluster, EmbeddedCluster, EmbeddedOptions, FetchOptions, FetchStart, KafkaCluster, KafkaOptions, TopicSpec,
+};
 use message_cache::{DirLock, LockError, LogOptions, OnCorruption};
 
 /// Clusters by name, and the lock of the directory that their logs lie in.
@@ -115,6 +117,7 @@ fn open_one(plan: &Plan, cluster: &ClusterPlan) -> Result<Cluster, OpenClustersE
             on_corruption: OnCorruption::Refetch,
             ..LogOptions::default()
         },
+        refresh: plan.cache.topic_refresh,
     };
     let started: Result<Arc<KafkaCluster>, String> = KafkaCluster::start(options);
     started.map(Cluster::Kafka).map_err(|reason| OpenClustersError::Properties { name: cluster.name.clone(), reason })
@@ -145,9 +148,11 @@ async fn create_until_there(cluster: Cluster, spec: TopicSpec) {
     }
 }
 
-pub(crate) fn fetch_start(start: config::StartPlan) -> FetchStart {
-    match start {
+pub(crate) fn fetch_options(topic: &TopicPlan) -> FetchOptions {
+    let start = match topic.start {
         config::StartPlan::Earliest => FetchStart::Earliest,
         config::StartPlan::Latest => FetchStart::Latest,
-    }
+        config::StartPlan::Back(back) => FetchStart::Back(back),
+    };
+    FetchOptions { start, linger: topic.linger }
 }

@@ -9,7 +9,7 @@ use exchange::{Fetch, FetchOptions, Produce, ProduceOptions, Select, Topic, Topi
 use http::{HeaderName, HeaderValue, Method};
 use tokio::sync::watch;
 
-use crate::clusters::{Clusters, fetch_start};
+use crate::clusters::{Clusters, fetch_options};
 use crate::pipeline::{Capability, Parts, Pipeline, Route, Shared};
 
 /// A plan that passed its checks and yet cannot be carried out: a fault of ours.
@@ -38,7 +38,7 @@ pub fn topics(plan: &Plan, clusters: &Clusters) -> Topics {
     let mut topics = Topics::default();
     for t in &plan.cache.topics {
         if let Some(cluster) = clusters.get(&t.cluster) {
-            topics.insert(&t.cluster, Arc::new(Topic::new(cluster.clone(), &t.name, fetch_start(t.start))));
+            topics.insert(&t.cluster, Arc::new(Topic::new(cluster.clone(), &t.name, fetch_options(t))));
         }
     }
     topics

@@ -41,7 +41,8 @@ fn topic_obstacle(cluster: &str, topic: &TopicStatus) -> Option<String> {
         let reason = p.problem.as_deref().unwrap_or("failed");
         return Some(format!("cluster {cluster}, topic {name}, partition {}: {reason}", p.partition));
     }
-    let waiting = topic.partitions.iter().filter(|p| p.state != PartitionState::Live).count();
+    let at_rest = |p: &&PartitionStatus| matches!(p.state, PartitionState::Live | PartitionState::Paused);
+    let waiting = topic.partitions.iter().filter(|p| !at_rest(p)).count();
     (waiting > 0).then(|| format!("cluster {cluster}, topic {name}: {waiting} partitions have not caught up"))
 }
 
@@ -75,6 +76,16 @@ fn partition(p: &PartitionStatus) -> Value {
         PartitionState::CatchingUp => "catching-up",
         PartitionState::Live => "live",
         PartitionState::Failed => "failed",
+        PartitionState::Paused => "paused",
     };
-    json!({ "partition": p.partition, "state": state, "cached_end": p.cached_end, "cluster_end": p.cluster_end, "problem": p.problem })
+    json!({
+        "partition": p.partition,
+        "state": state,
+        "cached_end": p.cached_end,
+        "cluster_end": p.cluster_end,
+        "problem": p.problem,
+        "last_fault": p.faults.last,
+        "restarts": p.faults.restarts,
+        "stalls": p.faults.stalls,
+    })
 }

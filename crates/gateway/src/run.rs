@@ -1,5 +1,6 @@
 //! Start, run, stop.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use config::{CapabilityPlan, Plan, RoutePlan, SelectPlan};
 use edge::{BindError, Drain, DrainHandle, Listener, ListenerOptions};
 use exchange::Topics;
+use message_cache::{Bounds, Keeper, KeeperOptions, TopicCache};
 use telemetry::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,6 +30,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error("the control socket cannot be made: {0}")]
     Control(std::io::Error),
+    #[error("no thread for housekeeping: {0}")]
+    Housekeeping(std::io::Error),
     #[error("the plan cannot be carried out: {0}")]
     Lower(#[from] LowerError),
 }
@@ -35,6 +39,7 @@ pub enum StartError {
 /// A gateway that listens and answers.
 pub struct Running {
     clusters: Arc<Clusters>,
+    keeper: Arc<Keeper>,
     admin: Arc<AdminState>,
     listeners: JoinSet<usize>,
     admin_listener: JoinSet<usize>,
@@ -73,9 +78,10 @@ impl Running {
         clusters.create_kafka_topics(&plan);
         let topics = Arc::new(lower::topics(&plan, &clusters));
         bootstrap(&plan, &topics);
+        let keeper = Arc::new(keep(&plan, &clusters).map_err(StartError::Housekeeping)?);
 
         let metrics = Metrics::new(version);
-        metrics.register_collector(collect::collector(Arc::clone(&clusters), Arc::clone(&topics)));
+        metrics.register_collector(collect::collector(Arc::clone(&clusters), Arc::clone(&topics), Arc::clone(&keeper)));
         if let Some(log) = log {
             metrics.watch_log(log.queue());
         }
@@ -99,6 +105,7 @@ impl Running {
         let (admin_drain, admin_stop) = Drain::new();
         let mut running = Self {
             clusters,
+            keeper,
             admin: Arc::clone(&admin_state),
             listeners: JoinSet::new(),
             admin_listener: JoinSet::new(),
@@ -140,6 +147,7 @@ impl Running {
         if aborted > 0 {
             tracing::warn!(connections = aborted, "connections were cut at the deadline of the drain");
         }
+        self.keeper.stop();
         self.clusters.close().await;
         self.control.abort();
         self.admin_drain.begin(Duration::from_millis(100));
@@ -159,6 +167,27 @@ fn bootstrap(plan: &Plan, topics: &Topics) {
             tracing::error!(cluster = t.cluster, topic = t.name, %error, "topic cannot be cached");
         }
     }
+}
+
+/// Starts the housekeeper over all topics that are cached, each with the bounds that the plan gives it.
+fn keep(plan: &Plan, clusters: &Arc<Clusters>) -> std::io::Result<Keeper> {
+    let options = KeeperOptions { interval: plan.cache.housekeeping_interval, max_bytes: plan.cache.max_bytes };
+    let declared = plan.cache.topics.iter().map(|t| {
+        let bounds = Bounds { max_bytes: t.max_bytes, on_demand: !t.bootstrap };
+        ((t.cluster.clone(), t.name.clone()), bounds)
+    });
+    let declared: BTreeMap<(String, String), Bounds> = declared.collect();
+    let clusters = Arc::clone(clusters);
+    Keeper::start(options, move || {
+        let caches = clusters.iter().flat_map(|(name, cluster)| cluster.caches().into_iter().map(move |cache| (name, cache)));
+        let bound = |(cluster, cache): (&str, Arc<TopicCache>)| {
+            let undeclared = Bounds { max_bytes: None, on_demand: true };
+            let key = (cluster.to_owned(), cache.name().to_owned());
+            cache.set_bounds(declared.get(&key).copied().unwrap_or(undeclared));
+            cache
+        };
+        caches.map(bound).collect()
+    })
 }
 
 /// What a newcomer needs to see: where the gateway listens, what it offers, and what to try.

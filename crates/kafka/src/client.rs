@@ -3,6 +3,7 @@
 
 mod admin;
 mod append;
+mod ask;
 mod backoff;
 mod config;
 mod consume;
@@ -11,17 +12,24 @@ mod fetch;
 mod health;
 mod identity;
 mod known;
+mod look;
+mod manage;
+mod marks;
 mod native;
 mod producer;
 mod resume;
+mod start;
 mod supervise;
+mod topic;
+mod watchdog;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use message_cache::{LogOptions, TopicCache};
@@ -30,17 +38,16 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use self::delivery::{Failure, classify};
-use self::fetch::{Fetcher, Notice, TopicFetch, TopicState};
+use self::fetch::{Fetcher, Notice};
 use self::health::{Health, ReaderContext};
 use self::known::{Known, KnownTopics, batch_bytes};
+use self::marks::Marks;
 use self::native::{ReaderClient, TopicHandle};
 use self::producer::{Failed, Producer};
 use self::supervise::{Supervisor, Wanted};
+use self::topic::{TopicFetch, TopicState};
 use crate::properties::Scope;
-use crate::{
-    AdminError, ClusterStatus, ConsumeFrom, ConsumedRecord, FetchStart, PartitionStatus, ProduceError, ProduceRecord, Produced,
-    TopicDescription, TopicSpec, TopicStatus,
-};
+use crate::{AdminError, ClusterStatus, ConsumeFrom, ConsumedRecord, FetchOptions, ProduceError, ProduceRecord, Produced};
 
 /// How often a record that fits its topic is sent again because the batch around it did not.
 const BATCH_RETRIES_MAX: u32 = 3;
@@ -55,7 +62,15 @@ pub struct KafkaOptions {
     /// Topic caches lie in `<cache_directory>/<topic>/`.
     pub cache_directory: PathBuf,
     pub log: LogOptions,
+    /// How often topics are looked at: whether they are the same, how configured, where their partitions begin
+    /// (`cache.topic_refresh`).
+    pub refresh: Duration,
 }
+
+/// The default of [`KafkaOptions::refresh`].
+pub const TOPIC_REFRESH: Duration = Duration::from_secs(10);
+/// The most readers of [`KafkaCluster::read_range`] that are kept for the next.
+const IDLE_READERS_MAX: usize = 2;
 
 /// Values of properties are left out: there are secrets among them.
 impl std::fmt::Debug for KafkaOptions {
@@ -74,6 +89,9 @@ pub struct KafkaCluster {
     producer_health: Arc<Health>,
     reader: Arc<ReaderClient>,
     reader_health: Arc<Health>,
+    asker: Arc<ReaderClient>,
+    /// Clients that have read a range and can read another.
+    idle_readers: Mutex<Vec<Arc<ReaderClient>>>,
     known: KnownTopics,
     wanted: Arc<Wanted>,
     notices: Sender<Notice>,
@@ -93,6 +111,9 @@ impl KafkaCluster {
         let producer_health = Health::new(&options.name, "producer");
         let reader_health = Health::new(&options.name, "reader");
         let reader = start_reader(&reader_config, &reader_health)?;
+        // What it hears of brokers that are down the reader hears, too.
+        let asker = start_reader(&admin_config, &Health::new(&options.name, "asker"))?;
+        let committed = reader_config.get("isolation.level") != Some("read_uncommitted");
         let message_max_bytes = producer_config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         let producer = Arc::new(Producer::start(producer_config, Arc::clone(&producer_health))?);
         let (notices, noticed) = crossbeam_channel::unbounded();
@@ -100,12 +121,15 @@ impl KafkaCluster {
         let wanted = Arc::new(Wanted::default());
         let fetcher = Fetcher::new(Arc::clone(&reader), ordered, notices.clone());
         let supervisor = Supervisor {
-            client: Arc::clone(&reader),
+            reader: Arc::clone(&reader),
+            asker: Arc::clone(&asker),
             health: Arc::clone(&reader_health),
             producer: Arc::clone(&producer),
             producer_health: Arc::clone(&producer_health),
             wanted: Arc::clone(&wanted),
             directory: options.cache_directory.clone(),
+            refresh: options.refresh,
+            committed,
             notices: noticed,
             orders,
         };
@@ -115,7 +139,7 @@ impl KafkaCluster {
             spawn("kafka-fetch", move || fetcher.run(&fetching))?,
             spawn("kafka-supervise", move || supervisor.run(&supervising))?,
         ];
-        let known = KnownTopics::new(Arc::clone(&reader), Arc::clone(&reader_health));
+        let known = KnownTopics::new(Arc::clone(&asker), Arc::clone(&reader_health));
         let threads = Mutex::new(threads);
         Ok(Arc::new(Self {
             options,
@@ -125,6 +149,8 @@ impl KafkaCluster {
             producer_health,
             reader,
             reader_health,
+            asker,
+            idle_readers: Mutex::default(),
             known,
             wanted,
             notices,
@@ -178,8 +204,8 @@ impl KafkaCluster {
         if let Some(limit) = known.limit_bytes() {
             return Some(limit);
         }
-        let (config, name) = (self.admin_config.clone(), topic.to_owned());
-        let properties = tokio::task::spawn_blocking(move || admin::topic_config(&config, &name)).await.ok()?.ok()?;
+        let (asker, name) = (Arc::clone(&self.asker), topic.to_owned());
+        let properties = tokio::task::spawn_blocking(move || admin::topic_config(&asker, &name)).await.ok()?.ok()?;
         let limit = properties.get("max.message.bytes")?.parse().ok()?;
         known.learn_limit(limit);
         Some(limit)
@@ -189,7 +215,7 @@ impl KafkaCluster {
     ///
     /// # Errors
     /// When the name is illegal or the cache on disk cannot be opened.
-    pub fn cached(&self, topic: &str, start: FetchStart) -> Result<Arc<TopicCache>, AdminError> {
+    pub fn cached(&self, topic: &str, options: impl Into<FetchOptions>) -> Result<Arc<TopicCache>, AdminError> {
         if let Some(fetch) = self.wanted.read().get(topic) {
             return Ok(Arc::clone(&fetch.cache));
         }
@@ -200,14 +226,23 @@ impl KafkaCluster {
         let opened = TopicCache::open(&self.options.cache_directory, topic, &self.options.log);
         let cache = Arc::new(opened.map_err(|e| AdminError::Invalid(e.to_string()))?);
         let handle = TopicHandle::new(&self.reader, topic).ok_or_else(|| AdminError::UnknownTopic(topic.to_owned()))?;
+        let options = options.into();
+        let marks = Marks::read(cache.dir());
+        if let Some(policy) = marks.policy() {
+            cache.set_policy(policy);
+        }
+        let notices = self.notices.clone();
+        // Without a supervisor everything is about to end.
+        let wake = move || drop(notices.send(Notice::Wake));
+        let demand = options.linger.map(|_| Arc::clone(cache.fill_on_demand(Box::new(wake))));
         let fetch = TopicFetch {
             handle,
-            start,
-            found_on_disk: cache.partitions().len(),
+            options,
             cache: Arc::clone(&cache),
             fetched: AtomicU64::new(0),
             slots: RwLock::default(),
-            state: Mutex::new(TopicState::default()),
+            state: Mutex::new(TopicState { found_on_disk: cache.partitions().len(), marks, ..TopicState::default() }),
+            demand,
         };
         wanted.insert(topic.to_owned(), Arc::new(fetch));
         self.look();
@@ -219,49 +254,19 @@ impl KafkaCluster {
         self.wanted.read().values().map(|fetch| Arc::clone(&fetch.cache)).collect()
     }
 
-    /// Has the supervisor look for topics now.
+    /// Has the topics looked at now, not only at the next [`KafkaOptions::refresh`]. Does not wait for the cluster.
+    pub fn refresh(&self) {
+        self.look();
+    }
+
     fn look(&self) {
         // Without a supervisor everything is about to end.
         let _ = self.notices.send(Notice::Look);
     }
 
-    pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
-        let (config, wanted) = (self.admin_config.clone(), spec.clone());
-        self.ask(move || admin::create_topic(&config, &wanted)).await?;
-        self.known.forget(&spec.name);
-        self.look();
-        Ok(())
-    }
-
-    pub async fn topics(&self) -> Result<BTreeSet<String>, AdminError> {
-        let reader = Arc::clone(&self.reader);
-        self.ask(move || admin::topics(&reader)).await
-    }
-
-    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
-        let (reader, config, name) = (Arc::clone(&self.reader), self.admin_config.clone(), name.to_owned());
-        self.ask(move || admin::describe_topic(&reader, &config, &name)).await
-    }
-
-    /// Asks the cluster on a thread that may block; gives up as soon as all brokers are known to be down.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
-    ) -> Result<T, AdminError> {
-        let down = || AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned()));
-        if self.reader_health.is_down() {
-            return Err(down());
-        }
-        let asking = tokio::task::spawn_blocking(question);
-        tokio::select! {
-            answer = asking => answer.unwrap_or_else(|e| Err(AdminError::Unavailable(e.to_string()))),
-            () = self.reader_health.until_down() => Err(down()),
-        }
-    }
-
     /// One look at the cluster as this process sees it. Asks nobody.
     pub fn status(&self) -> ClusterStatus {
-        let topics = self.wanted.read().values().map(|topic| topic_status(topic)).collect();
+        let topics = self.wanted.read().values().map(|topic| topic.status()).collect();
         ClusterStatus {
             up: self.reader_health.is_reached() && !self.producer_health.is_down(),
             brokers: self.reader_health.brokers(),
@@ -283,10 +288,40 @@ impl KafkaCluster {
         follow: bool,
         each: &mut dyn FnMut(ConsumedRecord) -> ControlFlow<()>,
     ) -> Result<(), AdminError> {
-        let config = config::client_config(&self.options.properties, Scope::Consumer).map_err(AdminError::Invalid)?;
-        // A client of its own: a partition can be read only once by each.
-        let reader = start_reader(&config, &Health::new(&self.options.name, "consume")).map_err(AdminError::Invalid)?;
+        let reader = self.own_reader()?;
         consume::consume(&reader, topic, partition, from, follow, each)
+    }
+
+    /// Reads the offsets `from..to` of a partition without a cache, as far as the cluster has them: the first record given tells
+    /// where it begins. Blocks until `each` breaks off or there is no more.
+    ///
+    /// # Errors
+    /// When the topic or the partition does not exist, or reading cannot go on.
+    pub fn read_range(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(ConsumedRecord) -> ControlFlow<()>,
+    ) -> Result<(), AdminError> {
+        let idle = self.idle_readers.lock().pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => self.own_reader()?,
+        };
+        consume::range(&reader, topic, partition, from..to, each)?;
+        let mut idle = self.idle_readers.lock();
+        if idle.len() < IDLE_READERS_MAX {
+            idle.push(reader);
+        }
+        Ok(())
+    }
+
+    /// A client of its own: a partition can be read only once by each.
+    fn own_reader(&self) -> Result<Arc<ReaderClient>, AdminError> {
+        let config = config::client_config(&self.options.properties, Scope::Consumer).map_err(AdminError::Invalid)?;
+        start_reader(&config, &Health::new(&self.options.name, "consume")).map_err(AdminError::Invalid)
     }
 
     /// Records on their way are acknowledged or fail, reading stops, threads end.
@@ -319,24 +354,4 @@ fn start_reader(config: &ClientConfig, health: &Arc<Health>) -> Result<Arc<Reade
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|e| format!("no thread {name}: {e}"))
-}
-
-fn topic_status(topic: &TopicFetch) -> TopicStatus {
-    let slots = topic.slots.read();
-    let partitions = slots.iter().map(|slot| {
-        let (state, problem) = slot.state();
-        PartitionStatus {
-            partition: slot.partition,
-            state,
-            cached_end: slot.log.end_offset(),
-            cluster_end: topic.handle.last_heard_end(slot.partition),
-            problem,
-        }
-    });
-    TopicStatus {
-        name: topic.cache.name().to_owned(),
-        partitions: partitions.collect(),
-        fetched_records: topic.fetched.load(Ordering::Relaxed),
-        problem: topic.state.lock().problem.clone(),
-    }
 }

@@ -1,12 +1,12 @@
 //! One door, two kinds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use message_cache::TopicCache;
 
 use crate::{
-    AdminError, ClusterStatus, EmbeddedCluster, FetchStart, KafkaCluster, ProduceError, ProduceRecord, Produced,
+    AdminError, ClusterStatus, EmbeddedCluster, FetchOptions, KafkaCluster, ProduceError, ProduceRecord, Produced,
     TopicDescription, TopicSpec,
 };
 
@@ -28,9 +28,9 @@ impl Cluster {
 
     /// The cache of a topic, filled from now on by one fetcher per partition however often this is called. Does not
     /// wait for the topic to exist: a topic that is missing has no partitions until it appears.
-    pub fn cached(&self, topic: &str, start: FetchStart) -> Result<Arc<TopicCache>, AdminError> {
+    pub fn cached(&self, topic: &str, options: impl Into<FetchOptions>) -> Result<Arc<TopicCache>, AdminError> {
         match self {
-            Self::Kafka(c) => c.cached(topic, start),
+            Self::Kafka(c) => c.cached(topic, options),
             Self::Embedded(c) => c.cached(topic),
         }
     }
@@ -61,6 +61,42 @@ impl Cluster {
         match self {
             Self::Kafka(c) => c.describe_topic(name).await,
             Self::Embedded(c) => c.describe_topic(name),
+        }
+    }
+
+    /// Sets properties and leaves the others, an empty value taking one back to its default; then grows the topic to this many
+    /// partitions.
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        set: BTreeMap<String, String>,
+        partitions: Option<i32>,
+    ) -> Result<(), AdminError> {
+        match self {
+            Self::Kafka(c) => c.alter_topic(name, set, partitions).await,
+            Self::Embedded(c) => c.alter_topic(name, set, partitions).await,
+        }
+    }
+
+    pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
+        match self {
+            Self::Kafka(c) => c.delete_topic(name).await,
+            Self::Embedded(c) => c.delete_topic(name).await,
+        }
+    }
+
+    /// Deletes what lies before an offset, by partition; -1: all that there is.
+    pub async fn delete_records(&self, name: &str, before: BTreeMap<i32, i64>) -> Result<(), AdminError> {
+        match self {
+            Self::Kafka(c) => c.delete_records(name, before).await,
+            Self::Embedded(c) => c.delete_records(name, before).await,
+        }
+    }
+
+    /// Has the topics looked at now. The embedded cluster is always up to date with itself.
+    pub fn refresh(&self) {
+        if let Self::Kafka(c) = self {
+            c.refresh();
         }
     }
 

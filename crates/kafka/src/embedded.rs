@@ -1,25 +1,30 @@
 //! The embedded cluster: topics whose only copy is the partition logs of this process. It speaks Kafka's names and
 //! semantics; it has no wire protocol and one node.
 
+mod admin;
 mod appender;
+mod flush;
 mod meta;
+mod queue;
+mod topic;
 mod topic_config;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use message_cache::{LogOptions, OnCorruption, PartitionLog, TimestampType, TopicCache, is_legal_topic_name};
+use message_cache::{PartitionLog, TimestampType, TopicCache, is_legal_topic_name};
 use parking_lot::{Mutex, RwLock};
 
-use crate::embedded::appender::{Appender, Pool};
-use crate::embedded::meta::Meta;
-use crate::types::PartitionDescription;
+pub use self::admin::check_topic;
+use self::appender::Pool;
+use self::meta::Meta;
+use self::queue::Pending;
+use self::topic::Topic;
 use crate::{
-    AdminError, ClusterStatus, PartitionState, PartitionStatus, ProduceError, ProduceRecord, Produced, TopicDescription,
-    TopicSpec, TopicStatus, Written, murmur2_partition,
+    AdminError, ClusterStatus, PartitionState, PartitionStatus, ProduceError, ProduceRecord, Produced, TopicStatus, Written,
 };
 
 /// Most partitions of one topic.
@@ -71,7 +76,11 @@ pub struct EmbeddedCluster {
     options: EmbeddedOptions,
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
     /// Topics on disk that cannot be served, and why.
-    broken: BTreeMap<String, String>,
+    broken: RwLock<BTreeMap<String, String>>,
+    /// Caches of topics that were deleted, with whether their logs are durable. Who reads one goes on with a later topic of its name.
+    deleted: Mutex<BTreeMap<String, (Weak<TopicCache>, bool)>>,
+    /// Topics are created, altered and deleted one at a time.
+    admin: Mutex<()>,
     pool: Pool,
     /// The last fault of the disk, until an append goes well again.
     problem: Arc<Mutex<Option<DiskProblem>>>,
@@ -85,14 +94,6 @@ struct DiskProblem {
     lasting: bool,
 }
 
-struct Topic {
-    meta: Meta,
-    cache: Arc<TopicCache>,
-    appenders: Vec<Arc<Appender>>,
-    max_message_bytes: u64,
-    append_time: bool,
-}
-
 impl EmbeddedCluster {
     /// Opens the topics that are on disk. One that cannot be opened is left out and told of in [`Self::status`].
     ///
@@ -100,6 +101,7 @@ impl EmbeddedCluster {
     /// When the directory cannot be read or the writer threads cannot be started.
     pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>, std::io::Error> {
         std::fs::create_dir_all(&options.directory)?;
+        meta::remove_remains(&options.directory)?;
         let problem = Arc::default();
         let pool = Pool::start(options.queue_max_bytes, Arc::clone(&problem))?;
         let mut topics = BTreeMap::new();
@@ -120,7 +122,16 @@ impl EmbeddedCluster {
                 }
             }
         }
-        Ok(Arc::new(Self { options, topics: RwLock::new(topics), broken, pool, problem, closed: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            options,
+            topics: RwLock::new(topics),
+            broken: RwLock::new(broken),
+            deleted: Mutex::default(),
+            admin: Mutex::default(),
+            pool,
+            problem,
+            closed: AtomicBool::new(false),
+        }))
     }
 
     fn topic(&self, name: &str) -> Option<Arc<Topic>> {
@@ -133,8 +144,8 @@ impl EmbeddedCluster {
             return Err(ProduceError::Unavailable { reason: "shutting down".into(), written: Written::No });
         }
         let Some(topic) = self.topic(&record.topic) else {
-            return Err(match self.broken.get(&record.topic) {
-                Some(reason) => ProduceError::Unavailable { reason: reason.clone(), written: Written::No },
+            return Err(match self.broken.read().get(&record.topic).cloned() {
+                Some(reason) => ProduceError::Unavailable { reason, written: Written::No },
                 None => ProduceError::UnknownTopic { topic: record.topic },
             });
         };
@@ -146,13 +157,13 @@ impl EmbeddedCluster {
         if timestamp_ms < 0 {
             return Err(ProduceError::Invalid { reason: format!("{timestamp_ms} is no time: it is before 1970") });
         }
-        let pending = appender::Pending::new(record, timestamp_ms, timestamp_type);
+        let pending = Pending::new(record, timestamp_ms, timestamp_type);
         if pending.bytes() > limit_bytes {
             return Err(ProduceError::TooLarge { limit_bytes: Some(limit_bytes) });
         }
-        let offset = match self.options.acks {
-            Acks::Durable => self.pool.append(appender, pending).await?,
-            Acks::Written => self.pool.append_now(&appender, pending)?,
+        let offset = match topic.acknowledges_at_once() {
+            true => self.pool.append_now(&appender, pending)?,
+            false => self.pool.append(appender, pending).await?,
         };
         Ok(Produced { partition, offset: Some(offset), timestamp_ms })
     }
@@ -168,52 +179,14 @@ impl EmbeddedCluster {
             Some(t) => Ok(Arc::clone(&t.cache)),
             None => Err(self
                 .broken
+                .read()
                 .get(topic)
                 .map_or_else(|| AdminError::UnknownTopic(topic.to_owned()), |reason| AdminError::Unavailable(reason.clone()))),
         }
     }
 
-    pub async fn create_topic(self: &Arc<Self>, spec: &TopicSpec) -> Result<(), AdminError> {
-        let (cluster, spec) = (Arc::clone(self), spec.clone());
-        tokio::task::spawn_blocking(move || cluster.create_topic_blocking(&spec))
-            .await
-            .unwrap_or_else(|e| Err(AdminError::Unavailable(e.to_string())))
-    }
-
-    fn create_topic_blocking(&self, spec: &TopicSpec) -> Result<(), AdminError> {
-        if !is_legal_topic_name(&spec.name) {
-            return Err(AdminError::Invalid(message_cache::LogError::TopicName(spec.name.clone()).to_string()));
-        }
-        check_topic(spec.partitions, &spec.config).map_err(|faults| AdminError::Invalid(faults.join("; ")))?;
-        let mut topics = self.topics.write();
-        if topics.contains_key(&spec.name) || self.broken.contains_key(&spec.name) {
-            return Err(AdminError::TopicExists(spec.name.clone()));
-        }
-        let meta = Meta::new(spec.partitions, spec.config.clone(), now_ms());
-        let unavailable = |e: String| AdminError::Unavailable(e);
-        meta.write(&self.options.directory, &spec.name).map_err(unavailable)?;
-        let topic = Topic::open(&self.options, &spec.name, meta).map_err(unavailable)?;
-        topics.insert(spec.name.clone(), Arc::new(topic));
-        Ok(())
-    }
-
     pub fn topics(&self) -> BTreeSet<String> {
         self.topics.read().keys().cloned().collect()
-    }
-
-    pub fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
-        let topic = self.topic(name).ok_or_else(|| AdminError::UnknownTopic(name.to_owned()))?;
-        let describe = |(n, log): (usize, &Arc<PartitionLog>)| PartitionDescription {
-            partition: n as i32,
-            start_offset: log.start_offset(),
-            end_offset: log.end_offset(),
-            leader: 0,
-        };
-        Ok(TopicDescription {
-            name: name.to_owned(),
-            partitions: topic.cache.partitions().iter().enumerate().map(describe).collect(),
-            config: topic_config::effective(&topic.meta.config),
-        })
     }
 
     pub fn status(&self) -> ClusterStatus {
@@ -224,6 +197,7 @@ impl EmbeddedCluster {
             cached_end: log.end_offset(),
             cluster_end: Some(log.end_offset()),
             problem: None,
+            faults: crate::PartitionFaults::default(),
         };
         let served = self.topics.read();
         let served = served.values().map(|t| TopicStatus {
@@ -232,7 +206,8 @@ impl EmbeddedCluster {
             problem: None,
             fetched_records: 0,
         });
-        let broken = self.broken.iter().map(|(name, reason)| TopicStatus {
+        let broken = self.broken.read();
+        let broken = broken.iter().map(|(name, reason)| TopicStatus {
             name: name.clone(),
             partitions: Vec::new(),
             problem: Some(reason.clone()),
@@ -243,61 +218,15 @@ impl EmbeddedCluster {
         ClusterStatus { up, brokers: Vec::new(), topics: served.chain(broken).collect(), problem }
     }
 
-    /// Waits for the records on their way; later ones are refused.
+    /// Waits for the records on their way, and fsyncs what was not; later records are refused.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.topics.read().values().flat_map(|topic| &topic.appenders).for_each(|appender| self.pool.flush(appender));
         self.pool.close().await;
     }
 
     pub fn name(&self) -> &str {
         &self.options.name
-    }
-}
-
-/// Whether the embedded cluster can create a topic like this; all that is wrong.
-pub fn check_topic(partitions: i32, config: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
-    let mut faults = Vec::new();
-    if !(1..=PARTITIONS_MAX).contains(&partitions) {
-        faults.push(format!("{partitions} partitions: 1 to {PARTITIONS_MAX} are possible in the embedded cluster"));
-    }
-    faults.extend(config.iter().filter_map(|(name, value)| topic_config::check(name, value).err()));
-    if faults.is_empty() { Ok(()) } else { Err(faults) }
-}
-
-impl Topic {
-    fn open(options: &EmbeddedOptions, name: &str, meta: Meta) -> Result<Self, String> {
-        let number = |property: &str| meta.config.get(property).and_then(|v| v.parse::<u64>().ok());
-        let log = LogOptions {
-            segment_bytes: number("segment.bytes").unwrap_or(u64::MAX).min(options.segment_bytes),
-            durable: options.acks == Acks::Durable,
-            on_corruption: OnCorruption::Keep,
-            ..LogOptions::default()
-        };
-        meta.find_partitions(&options.directory.join(name))?;
-        let count = meta.partitions as usize;
-        let cache = TopicCache::open_exactly(&options.directory, name, &log, count).map_err(|e| e.to_string())?;
-        cache.mark_complete().map_err(|e| e.to_string())?;
-        Ok(Self {
-            appenders: cache.partitions().iter().map(|log| Arc::new(Appender::new(Arc::clone(log)))).collect(),
-            max_message_bytes: number("max.message.bytes").unwrap_or(u64::MAX),
-            append_time: meta.config.get("message.timestamp.type").is_some_and(|t| t == "LogAppendTime"),
-            cache: Arc::new(cache),
-            meta,
-        })
-    }
-
-    fn choose(&self, record: &ProduceRecord) -> Result<(i32, Arc<Appender>), ProduceError> {
-        let count = self.appenders.len() as i32;
-        let partition = match (record.partition, &record.key) {
-            (Some(p), _) => p,
-            (None, Some(key)) => murmur2_partition(key, count),
-            (None, None) => fastrand::i32(0..count.max(1)),
-        };
-        let appender = usize::try_from(partition).ok().and_then(|p| self.appenders.get(p));
-        match appender {
-            Some(a) => Ok((partition, Arc::clone(a))),
-            None => Err(ProduceError::UnknownPartition { topic: record.topic.clone(), partition }),
-        }
     }
 }
 

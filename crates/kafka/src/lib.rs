@@ -8,15 +8,15 @@ mod partitioner;
 mod properties;
 mod types;
 
-pub use client::{KafkaCluster, KafkaOptions};
+pub use client::{KafkaCluster, KafkaOptions, TOPIC_REFRESH};
 pub use cluster::Cluster;
 pub use embedded::{Acks, EmbeddedCluster, EmbeddedOptions, check_topic};
 pub use error::{AdminError, ProduceError, Written};
 pub use partitioner::murmur2_partition;
 pub use properties::{PropertyProblem, Scope, check_property, is_embedded};
 pub use types::{
-    BrokerStatus, ClusterStatus, ConsumeFrom, ConsumedRecord, FetchStart, PartitionDescription, PartitionState, PartitionStatus,
-    ProduceRecord, Produced, TopicDescription, TopicSpec, TopicStatus,
+    BrokerStatus, ClusterStatus, ConsumeFrom, ConsumedRecord, FetchOptions, FetchStart, PartitionDescription, PartitionFaults,
+    PartitionState, PartitionStatus, ProduceRecord, Produced, TopicDescription, TopicSpec, TopicStatus,
 };
 
 /// The version of librdkafka, as it says itself.

@@ -1,6 +1,7 @@
 //! What goes through the door, the same for both kinds of cluster.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -34,6 +35,22 @@ pub enum FetchStart {
     #[default]
     Earliest,
     Latest,
+    /// At the first record that is not older than this, by its timestamp.
+    Back(Duration),
+}
+
+/// How a topic is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FetchOptions {
+    pub start: FetchStart,
+    /// How long it is fetched after its last use (`cache.topics.NAME.linger`); `None`: always.
+    pub linger: Option<Duration>,
+}
+
+impl From<FetchStart> for FetchOptions {
+    fn from(start: FetchStart) -> Self {
+        Self { start, linger: None }
+    }
 }
 
 /// A topic to create.
@@ -105,6 +122,18 @@ pub struct PartitionStatus {
     /// The cluster's high watermark as last heard; `None` before that.
     pub cluster_end: Option<i64>,
     pub problem: Option<String>,
+    pub faults: PartitionFaults,
+}
+
+/// What has gone wrong with a partition since this process began to read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionFaults {
+    /// In words; stays when it is over.
+    pub last: Option<String>,
+    /// How often reading was started again after a fault.
+    pub restarts: u64,
+    /// How often the watchdog found that nothing came though the cluster had more.
+    pub stalls: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +146,8 @@ pub enum PartitionState {
     Live,
     /// Stopped by a fault, to be tried again.
     Failed,
+    /// Not read, because nobody uses the topic.
+    Paused,
 }
 
 /// Where [`crate::KafkaCluster::consume`] begins.

@@ -8,6 +8,9 @@ pub enum LogError {
     /// Nothing was appended; the log is as it was. Try again when there is space.
     #[error("no space left on the device of {}", path.display())]
     DiskFull { path: PathBuf },
+    /// Nothing was appended: a bound on bytes is reached, and no record may be dropped to make room.
+    #[error("{}: a bound on bytes is reached (cache.max_bytes, or max_bytes of the topic), and no record may go to make room", path.display())]
+    Full { path: PathBuf },
     /// An fsync failed, and what the kernel dropped cannot be known; or a reset did not finish. This log takes no more records
     /// until it is reopened or reset.
     #[error("{} takes no more records: {cause}", path.display())]

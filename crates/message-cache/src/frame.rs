@@ -8,8 +8,9 @@
 //! 24 u32 key length      0xffff_ffff: null
 //! 28 u32 value length    0xffff_ffff: null, a tombstone
 //! 32 u32 headers length
-//! 36 u32 attributes      bit 0: the timestamp is the broker's append time
-//! 40 key, headers, value, zero padding to a multiple of 8
+//! 36 u32 attributes      bit 0: the timestamp is the broker's append time; bit 1: a delete horizon ends the frame
+//! 40 key, headers, value, delete horizon, zero padding to a multiple of 8
+//!    delete horizon: i64, ms since the epoch, from when on a compacted tombstone may go; tombstones only
 //!    header: u32 name length, u32 value length (0xffff_ffff: null), name, value
 //! ```
 
@@ -21,8 +22,11 @@ pub const FIXED: usize = 40;
 pub const ALIGN: usize = 8;
 const NULL: u32 = u32::MAX;
 const APPEND_TIME: u32 = 1;
+const HORIZON: u32 = 2;
+/// Bytes of a delete horizon.
+const HORIZON_BYTES: usize = 8;
 /// Key, value and headers of one record together; keeps every length within the signed 32 bits that Kafka has for them.
-pub const MAX_FRAME: usize = i32::MAX as usize - ALIGN;
+pub const MAX_FRAME: usize = i32::MAX as usize - ALIGN - HORIZON_BYTES;
 
 /// The fixed part of a frame, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct Fixed {
     pub key_len: Option<u32>,
     pub value_len: Option<u32>,
     pub headers_len: u32,
+    /// From when on a compacted tombstone may go, ms since the epoch.
+    pub horizon_ms: Option<i64>,
 }
 
 impl Fixed {
@@ -122,7 +128,8 @@ pub fn peek(bytes: &[u8]) -> Result<Fixed, Fault> {
     let u32_at = |i: usize| u32::from_le_bytes([fixed[i], fixed[i + 1], fixed[i + 2], fixed[i + 3]]);
     let i64_at = |i: usize| i64::from(u32_at(i)) | i64::from(u32_at(i + 4)) << 32;
     let part = |i: usize| Some(u32_at(i)).filter(|&n| n != NULL);
-    let decoded = Fixed {
+    let has_horizon = u32_at(36) & HORIZON != 0 && u32_at(28) == NULL;
+    let mut decoded = Fixed {
         length: u32_at(4),
         offset: i64_at(8),
         timestamp_ms: i64_at(16),
@@ -130,16 +137,37 @@ pub fn peek(bytes: &[u8]) -> Result<Fixed, Fault> {
         key_len: part(24),
         value_len: part(28),
         headers_len: u32_at(32),
+        horizon_ms: None,
     };
     let parts =
         u64::from(decoded.key_len.unwrap_or(0)) + u64::from(decoded.value_len.unwrap_or(0)) + u64::from(decoded.headers_len);
+    let parts = parts + if has_horizon { HORIZON_BYTES as u64 } else { 0 };
     if parts + FIXED as u64 != u64::from(decoded.length) || decoded.length as usize > MAX_FRAME || decoded.offset < 0 {
         return Err(Fault::Length);
     }
     if bytes.len() < decoded.stride() {
         return Err(Fault::Short);
     }
+    if has_horizon {
+        decoded.horizon_ms = bytes[..decoded.length as usize].last_chunk().map(|h| i64::from_le_bytes(*h));
+    }
     Ok(decoded)
+}
+
+/// Appends a verified frame again, for a segment of another salt; a tombstone that has no delete horizon yet gets this one.
+pub fn copy(frame: &[u8], fixed: &Fixed, horizon_ms: Option<i64>, salt: u32, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&frame[..fixed.length as usize]);
+    if let (Some(horizon), None, None) = (horizon_ms, fixed.horizon_ms, fixed.value_len) {
+        out.extend_from_slice(&horizon.to_le_bytes());
+        let attributes = u32::from_le_bytes([frame[36], frame[37], frame[38], frame[39]]) | HORIZON;
+        out[start + 36..start + 40].copy_from_slice(&attributes.to_le_bytes());
+    }
+    let length = out.len() - start;
+    out[start + 4..start + 8].copy_from_slice(&(length as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(salt, &out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+    out.resize(start + padded(length), 0);
 }
 
 /// As [`peek`], with the checksum verified: from here on the bytes are those that were written.
@@ -211,6 +239,25 @@ mod tests {
             prop_assert_eq!(fixed.value_range().map(|r| &bytes[r]), p.3.as_deref());
             let read: Vec<_> = headers(&bytes[fixed.headers_range()]).map(|h| (h.name.to_owned(), h.value.map(<[u8]>::to_vec))).collect();
             prop_assert_eq!(read, p.4);
+        }
+
+        #[test]
+        fn a_copy_is_the_same_but_for_salt_and_horizon(p in parts(), salt: u32, other: u32, horizon in proptest::option::of(any::<i64>())) {
+            let bytes = encoded(&p, salt);
+            let fixed = decode(&bytes, salt).unwrap();
+            let mut copied = vec![0; 8];
+            copy(&bytes, &fixed, horizon, other, &mut copied);
+            let again = decode(&copied[8..], other).unwrap();
+            prop_assert_eq!(again.stride() + 8, copied.len());
+            prop_assert_eq!(again.horizon_ms, horizon.filter(|_| p.3.is_none()));
+            prop_assert_eq!(Fixed { length: fixed.length, horizon_ms: None, ..again }, fixed);
+            let content = |f: &Fixed, b: &[u8]| b[FIXED..f.headers_range().end + f.value_len.unwrap_or(0) as usize].to_vec();
+            prop_assert_eq!(content(&again, &copied[8..]), content(&fixed, &bytes));
+            // The first horizon stays.
+            let mut thrice = Vec::new();
+            copy(&copied[8..], &again, Some(7), salt, &mut thrice);
+            let expected = horizon.or(Some(7)).filter(|_| p.3.is_none());
+            prop_assert_eq!(decode(&thrice, salt).unwrap().horizon_ms, expected);
         }
 
         #[test]

@@ -12,13 +12,15 @@ use crate::error::LogError;
 use crate::files::Files;
 use crate::frame;
 use crate::head::{Entry, Last, Tables};
+use crate::keep::Keeping;
 use crate::keytable;
-use crate::record::{NewRecord, Record};
+use crate::open::{self, Opened};
+use crate::record::NewRecord;
 use crate::recovery::Findings;
-use crate::scan::Scan;
-use crate::sealed::{self, Sealed};
+use crate::sealed::Sealed;
 use crate::segment::{self, Birth, Follows, Segment};
 use crate::shared::Shared;
+use crate::stats::Counters;
 
 /// What recovery does with a corrupt record that whole records follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,6 @@ pub struct LogOptions {
     /// Look, but change nothing on disk.
     pub read_only: bool,
     pub clock: Clock,
-    /// The file system, or what a test puts in its place.
     pub files: Files,
 }
 
@@ -63,29 +64,35 @@ const WRITE_BYTES: usize = 4 << 20;
 
 /// The log of one partition. See `docs/format.md` for what is on disk.
 pub struct PartitionLog {
-    dir: PathBuf,
-    options: LogOptions,
-    writer: Mutex<Writer>,
-    view: RwLock<View>,
-    end: AtomicI64,
-    corrupt_reads: AtomicU64,
-    findings: Findings,
-    recovery: Duration,
-    shared: Arc<Shared>,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: LogOptions,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) view: RwLock<View>,
+    pub(crate) end: AtomicI64,
+    /// Counts how often everything was dropped: what was begun before does not count afterwards.
+    pub(crate) life: AtomicU64,
+    pub(crate) keeping: Mutex<Keeping>,
+    pub(crate) counters: Counters,
+    pub(crate) findings: Findings,
+    pub(crate) recovery: Duration,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What only the appender touches.
 #[derive(Default)]
-struct Writer {
+pub struct Writer {
     buffer: Vec<u8>,
     entries: Vec<Entry>,
     poison: Option<String>,
 }
 
 /// What readers see. Records get here after they were written, and made durable where that is asked for.
+#[derive(Default)]
 pub struct View {
     /// Records below are not served.
     pub start: i64,
+    /// Records below have been compacted.
+    pub clean: i64,
     pub sealed: Arc<Vec<Arc<Sealed>>>,
     pub head: Option<Head>,
 }
@@ -97,21 +104,11 @@ pub struct Head {
     pub visible: u64,
 }
 
-/// One look at a log.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LogStats {
-    pub start_offset: i64,
-    pub end_offset: i64,
-    pub records: u64,
-    /// Of segment files, without indexes.
-    pub bytes: u64,
-    pub segments: usize,
-    /// Of the indexes that are in memory.
-    pub index_heap_bytes: usize,
-    /// Corrupt places found by recovery, and reads that met one.
-    pub corrupt: u64,
-    pub truncated_bytes: u64,
-    pub recovery: Duration,
+impl Writer {
+    /// Whether an fsync failed: the log takes no more records until it is reopened.
+    pub fn is_poisoned(&self) -> bool {
+        self.poison.is_some()
+    }
 }
 
 impl PartitionLog {
@@ -122,19 +119,29 @@ impl PartitionLog {
             options.files.create_dirs(dir, options.durable).map_err(|e| LogError::io(dir, e))?;
         }
         let mut findings = Findings::default();
-        let view = View::open(dir, &options, &mut findings)?;
-        let end = view.end_offset();
-        Ok(Self {
+        let Opened { view, manifest } = open::open(dir, &options, &mut findings)?;
+        let last = view.last().map_or(-1, |l| l.offset);
+        // Only if nothing was cut off behind the last record then: else the gap it stands for would hide what was.
+        let skipped = manifest.as_ref().and_then(|m| m.end).filter(|(after, _)| last == *after).map_or(0, |(_, end)| end);
+        let end = view.end_offset().max(skipped).max(view.start);
+        let log = Self {
             dir: dir.to_owned(),
             options,
             writer: Mutex::default(),
             view: RwLock::new(view),
             end: AtomicI64::new(end),
-            corrupt_reads: AtomicU64::new(0),
+            life: AtomicU64::new(0),
+            keeping: Mutex::new(Keeping { written: manifest }),
+            counters: Counters::default(),
             findings,
             recovery: began.elapsed(),
             shared,
-        })
+        };
+        // What recovery cut off must not be missed next time, nor what is appended in its place be taken for remains.
+        if !log.options.read_only && log.keeping.lock().written.is_some() {
+            log.write_manifest()?;
+        }
+        Ok(log)
     }
 
     /// Appends records at their own offsets and makes them visible. On an error the records before the one at fault may
@@ -158,6 +165,9 @@ impl PartitionLog {
     fn append_locked(&self, writer: &mut Writer, mut records: &[NewRecord<'_>]) -> Result<(), LogError> {
         if let Some(cause) = &writer.poison {
             return Err(LogError::Poisoned { path: self.dir.clone(), cause: cause.clone() });
+        }
+        if self.shared.is_full.load(Ordering::Relaxed) {
+            return Err(LogError::Full { path: self.dir.clone() });
         }
         while let Some(first) = records.first() {
             let length = length_of(first)?;
@@ -204,36 +214,65 @@ impl PartitionLog {
 
     /// The head segment if it has room, else a new one, the old being sealed.
     fn head_for(&self, offset: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
-        let full = {
+        let base = {
             let view = self.view.read();
             match &view.head {
                 Some(head) if head.segment.has_room(bytes) => return Ok(Arc::clone(&head.segment)),
-                head => head.as_ref().map(|h| Arc::clone(&h.segment)),
+                Some(_) => self.end_offset(),
+                None => offset,
             }
         };
-        let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX).max(segment::HEADER + bytes);
-        let end = self.end_offset();
-        let segment = match &full {
-            None => self.create_segment(offset, capacity, None)?,
-            // Without a record yet: the next one would have its name.
-            Some(small) if small.base_offset == end => small.enlarge(capacity)?,
-            Some(full) => self.create_segment(end, capacity, Some(full.as_predecessor()))?,
+        self.begin_segment(base, bytes)
+    }
+
+    /// Seals the head, if there is one, and begins another with room for a frame of so many bytes. The caller holds the writer.
+    pub(crate) fn begin_segment(&self, base: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
+        let capacity = self.segment_bytes().max(segment::HEADER + bytes);
+        let empty_head = {
+            let view = self.view.read();
+            view.head.as_ref().filter(|h| h.visible == segment::HEADER).map(|h| Arc::clone(&h.segment))
         };
-        let segment = Arc::new(segment);
+        let segment = Arc::new(match empty_head {
+            // Too small for its first record; another would have its name.
+            Some(small) if small.base_offset == base => small.enlarge(capacity)?,
+            _ => self.create_segment(base, capacity, self.predecessor())?,
+        });
         let mut view = self.view.write();
-        if let Some(full) = view.head.take()
-            && full.segment.base_offset != segment.base_offset
-        {
-            let mut sealed = Vec::clone(&view.sealed);
-            sealed.push(Sealed::new(full.segment, full.tables));
-            view.sealed = Arc::new(sealed);
+        match view.head.take() {
+            Some(empty) if empty.visible == segment::HEADER => {
+                if empty.segment.base_offset != base {
+                    let _ = self.options.files.remove(&empty.segment.path);
+                }
+            }
+            Some(full) => {
+                let mut sealed = Vec::clone(&view.sealed);
+                sealed.push(Sealed::new(full.segment, full.tables));
+                view.sealed = Arc::new(sealed);
+            }
+            None => view.start = view.start.max(base),
         }
         view.head = Some(Head { segment: Arc::clone(&segment), tables: Tables::default(), visible: segment::HEADER });
         Ok(segment)
     }
 
+    /// Most bytes of a segment: the topic's, and no more than the cache's.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        let topic = self.shared.policy().segment_bytes.unwrap_or(u64::MAX);
+        self.options.segment_bytes.min(topic).clamp(segment::HEADER, SEGMENT_BYTES_MAX)
+    }
+
+    /// The segment that another would follow: the last that holds anything.
+    fn predecessor(&self) -> Option<Follows> {
+        let view = self.view.read();
+        match &view.head {
+            Some(head) if head.visible > segment::HEADER => Some(head.segment.as_predecessor()),
+            _ => view.sealed.last().filter(|s| s.segment.generation == 0).map(|s| s.segment.as_predecessor()),
+        }
+    }
+
     fn create_segment(&self, base_offset: i64, capacity: u64, follows: Option<Follows>) -> Result<Segment, LogError> {
-        let birth = Birth { base_offset, capacity, now_ms: self.shared.clock.now_ms(), follows, durable: self.options.durable };
+        let (now_ms, durable) = (self.shared.clock.now_ms(), self.options.durable);
+        let birth = Birth { base_offset, generation: 0, capacity, now_ms, follows, durable };
         Segment::create(&self.dir, &birth, &self.options.files)
     }
 
@@ -264,17 +303,22 @@ impl PartitionLog {
     }
 
     /// Moves the start of the log forward: the records below are gone, as after `delete-records` or retention in the cluster.
-    /// Never moves it back, and never beyond the end.
+    /// Never moves it back. Beyond the end it takes the end with it: the cluster no longer has what lay between.
+    ///
+    /// # Errors
+    /// When a log that is the only copy cannot make this durable; it holds until a restart all the same.
     pub fn move_start(&self, offset: i64) -> Result<(), LogError> {
-        let _writer = self.writer.lock();
-        let offset = offset.min(self.end_offset());
-        let mut view = self.view.write();
-        if offset > view.start {
+        {
+            let _writer = self.writer.lock();
+            let mut view = self.view.write();
+            if offset <= view.start {
+                return Ok(());
+            }
             view.start = offset;
-            drop(view);
-            self.shared.ring();
+            self.end.fetch_max(offset, Ordering::AcqRel);
         }
-        Ok(())
+        self.shared.ring();
+        if self.options.durable { self.write_manifest() } else { Ok(()) }
     }
 
     /// Drops everything; the log then begins, empty, at this offset.
@@ -288,6 +332,10 @@ impl PartitionLog {
     }
 
     fn drop_all(&self, start_offset: Option<i64>) -> Result<(), LogError> {
+        if !self.is_fresh() {
+            self.life.fetch_add(1, Ordering::AcqRel);
+        }
+        let mut keeping = self.keeping.lock();
         let mut writer = self.writer.lock();
         // What would be appended to a half dropped log would be dropped with it.
         writer.poison = Some("a reset did not finish; reset it again".into());
@@ -301,15 +349,14 @@ impl PartitionLog {
         // And for good: a power loss must not bring it back.
         let renewed = files.create_dirs(&self.dir, false).and_then(|()| files.sync_parent(&self.dir));
         renewed.map_err(|e| LogError::io(&self.dir, e))?;
-        let capacity = self.options.segment_bytes.clamp(segment::HEADER, SEGMENT_BYTES_MAX);
-        let segment = start_offset.map(|offset| self.create_segment(offset, capacity, None)).transpose()?;
+        let segment = start_offset.map(|offset| self.create_segment(offset, self.segment_bytes(), None)).transpose()?;
+        let start = start_offset.unwrap_or(0);
         {
-            let mut view = self.view.write();
-            view.sealed = Arc::default();
-            view.start = start_offset.unwrap_or(0);
-            view.head = segment.map(|s| Head { segment: Arc::new(s), tables: Tables::default(), visible: segment::HEADER });
-            self.end.store(start_offset.unwrap_or(0), Ordering::Release);
+            let head = segment.map(|s| Head { segment: Arc::new(s), tables: Tables::default(), visible: segment::HEADER });
+            *self.view.write() = View { start, clean: start, sealed: Arc::default(), head };
+            self.end.store(start, Ordering::Release);
         }
+        keeping.written = None;
         writer.poison = None;
         self.shared.ring();
         match files.remove_tree(&dead) {
@@ -318,84 +365,19 @@ impl PartitionLog {
         }
     }
 
-    /// The newest record of a key, tombstones included; `None` if there is none.
-    pub fn latest(&self, key: &[u8]) -> Result<Option<Record>, LogError> {
-        let hash = keytable::hash(key);
-        let found = self.find_newest(hash, key);
-        let record = found.and_then(|place| place.map(|(segment, at)| segment.record(at)).transpose());
-        record.inspect_err(|e| self.count_corrupt(e))
-    }
-
-    fn find_newest(&self, hash: u32, key: &[u8]) -> Result<Option<(Arc<Segment>, u64)>, LogError> {
-        let sealed = {
-            let view = self.view.read();
-            if let Some(head) = &view.head
-                && let Some(at) = head.tables.newest(&head.segment, hash, key)?
-            {
-                return Ok(Some((Arc::clone(&head.segment), at)));
-            }
-            Arc::clone(&view.sealed)
-        };
-        for s in sealed.iter().rev() {
-            if let Some(at) = s.newest(hash, key)? {
-                return Ok(Some((Arc::clone(&s.segment), at)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether this record is the newest of its key; false for a null key.
-    pub fn is_latest(&self, record: &Record) -> Result<bool, LogError> {
-        let Some(key) = record.key() else { return Ok(false) };
-        let found = self.find_newest(keytable::hash(key), key)?;
-        Ok(found.is_some_and(|(segment, at)| record.is_at(&segment, at)))
-    }
-
-    /// The records from an offset to the end as it is now.
-    pub fn scan(&self, from: i64) -> Scan {
-        self.scan_at(from, |sealed| Some(sealed.before_offset(from)), |sparse| sealed::before_offset(sparse, from))
-    }
-
-    fn scan_at(
-        &self,
-        from: i64,
-        in_sealed: impl Fn(&Sealed) -> Option<u64>,
-        in_head: impl Fn(&[crate::head::Sparse]) -> u64,
-    ) -> Scan {
-        let view = self.view.read();
-        let mut segments = Vec::new();
-        let mut start = None;
-        for s in view.sealed.iter() {
-            if start.is_none() {
-                let ends_before = s.last().is_none_or(|l| l.offset < from);
-                start = if ends_before { None } else { in_sealed(s) };
-            }
-            if start.is_some() {
-                segments.push((Arc::clone(&s.segment), s.segment.len()));
-            }
-        }
-        if let Some(head) = &view.head {
-            start = start.or_else(|| Some(in_head(&head.tables.sparse)));
-            segments.push((Arc::clone(&head.segment), head.visible));
-        }
-        Scan::new(segments, start.unwrap_or(segment::HEADER), from)
-    }
-
-    /// Offset of the first record of at least that time; the end if there is none. (KIP-79)
-    pub fn offset_for_time(&self, timestamp_ms: i64) -> i64 {
-        let scan = self.scan_at(i64::MIN, |s| s.before_time(timestamp_ms), |sparse| sealed::before_time(sparse, timestamp_ms));
-        let found = scan.filter_map(Result::ok).find(|r| r.timestamp_ms() >= timestamp_ms);
-        found.map_or_else(|| self.end_offset(), |r| r.offset())
-    }
-
     /// Where the log begins; 0 before anything is in it.
     pub fn start_offset(&self) -> i64 {
-        self.view.read().start_offset()
+        self.view.read().start
     }
 
     /// The next offset that the log will hold.
     pub fn end_offset(&self) -> i64 {
         self.end.load(Ordering::Acquire)
+    }
+
+    /// Counts how often what was in the log was dropped since it was opened.
+    pub fn life(&self) -> u64 {
+        self.life.load(Ordering::Acquire)
     }
 
     /// True until something was appended or the log was [reset](Self::reset) to a start: on disk there is no segment.
@@ -407,31 +389,6 @@ impl PartitionLog {
     /// Whether recovery cut whole records off behind a corrupt one, for the cluster to give again.
     pub fn has_lost_records(&self) -> bool {
         self.findings.refetch
-    }
-
-    /// Offset and timestamp of the last record.
-    pub fn last(&self) -> Option<(i64, i64)> {
-        let view = self.view.read();
-        let head = view.head.as_ref().and_then(|h| h.tables.last);
-        let last = head.or_else(|| view.sealed.iter().rev().find_map(|s| s.last()));
-        last.map(|Last { offset, timestamp_ms }| (offset, timestamp_ms))
-    }
-
-    pub fn stats(&self) -> LogStats {
-        let view = self.view.read();
-        let head = view.head.as_ref();
-        LogStats {
-            start_offset: view.start_offset(),
-            end_offset: self.end_offset(),
-            records: view.sealed.iter().map(|s| s.records()).sum::<u64>() + head.map_or(0, |h| h.tables.records),
-            bytes: view.sealed.iter().map(|s| s.segment.len()).sum::<u64>() + head.map_or(0, |h| h.visible),
-            segments: view.sealed.len() + usize::from(head.is_some()),
-            index_heap_bytes: view.sealed.iter().map(|s| s.heap_bytes()).sum::<usize>()
-                + head.map_or(0, |h| h.tables.heap_bytes()),
-            corrupt: self.findings.corrupt.len() as u64 + self.corrupt_reads.load(Ordering::Relaxed),
-            truncated_bytes: self.findings.truncated_bytes,
-            recovery: self.recovery,
-        }
     }
 
     /// Whether every segment file is as it was written and where it was written; else [`LogError::Cut`] names one. Costs a
@@ -447,16 +404,16 @@ impl PartitionLog {
         if is_ours { Err(LogError::Cut { path: cut.path.clone() }) } else { Ok(()) }
     }
 
-    fn count_corrupt(&self, error: &LogError) {
-        self.corrupt_reads.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(%error, "a record cannot be read");
+    /// Offset and timestamp of the last record.
+    pub fn last(&self) -> Option<(i64, i64)> {
+        self.view.read().last().map(|Last { offset, timestamp_ms }| (offset, timestamp_ms))
     }
 }
 
 impl View {
-    fn start_offset(&self) -> i64 {
-        let head = self.head.as_ref().map(|h| h.segment.base_offset);
-        self.start.max(self.sealed.first().map(|s| s.segment.base_offset).or(head).unwrap_or(0))
+    pub fn last(&self) -> Option<Last> {
+        let head = self.head.as_ref().and_then(|h| h.tables.last);
+        head.or_else(|| self.sealed.iter().rev().find_map(|s| s.last()))
     }
 
     fn end_offset(&self) -> i64 {

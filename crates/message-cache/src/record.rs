@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::frame;
-use crate::segment::{Mapping, Segment};
+use crate::segment::Mapping;
 
 /// Who set a record's timestamp (Kafka property `message.timestamp.type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -68,10 +68,6 @@ impl Record {
     fn frame(&self) -> &[u8] {
         // SAFETY: a verified frame lies below the written length of its segment.
         unsafe { self.map.slice(self.at, self.fixed.length as usize) }
-    }
-
-    pub(crate) fn is_at(&self, segment: &Segment, at: u64) -> bool {
-        self.at as u64 == at && segment.is_mapped_by(&self.map)
     }
 
     pub(crate) fn stride(&self) -> usize {

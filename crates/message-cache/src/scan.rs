@@ -13,12 +13,14 @@ pub struct Scan {
     at: u64,
     from: i64,
     after: i64,
+    /// Records of an earlier time have expired.
+    expired_before: Option<i64>,
 }
 
 impl Scan {
-    pub(crate) fn new(mut segments: Vec<(Arc<Segment>, u64)>, at: u64, from: i64) -> Self {
+    pub(crate) fn new(mut segments: Vec<(Arc<Segment>, u64)>, at: u64, from: i64, expired_before: Option<i64>) -> Self {
         segments.reverse();
-        Self { segments, at, from, after: -1 }
+        Self { segments, at, from, after: -1, expired_before }
     }
 }
 
@@ -49,7 +51,8 @@ impl Iterator for Scan {
                 Ok(r) => {
                     self.after = r.offset();
                     self.at += r.stride() as u64;
-                    if r.offset() < self.from {
+                    let time = r.timestamp_ms();
+                    if r.offset() < self.from || time >= 0 && self.expired_before.is_some_and(|before| time < before) {
                         continue;
                     }
                 }

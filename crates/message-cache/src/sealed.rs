@@ -47,6 +47,13 @@ impl Sealed {
         sealed
     }
 
+    /// As [`Sealed::new`], with the index file durable when it returns.
+    pub fn finish(segment: Arc<Segment>, tables: Tables) -> Result<Arc<Self>, LogError> {
+        let sealed = Arc::new(Self { segment, memory: RwLock::new(Some(tables)), disk: OnceLock::new() });
+        sealed.write_index()?;
+        Ok(sealed)
+    }
+
     /// Position of the newest record of a key in this segment.
     pub fn newest(&self, hash: u32, key: &[u8]) -> Result<Option<u64>, LogError> {
         if let Some(disk) = self.disk.get() {
@@ -82,7 +89,7 @@ impl Sealed {
         self.summary(|t| t.last, |d| d.last)
     }
 
-    fn time_max(&self) -> Option<i64> {
+    pub fn time_max(&self) -> Option<i64> {
         self.summary(|t| t.time_max, |d| d.time_max)
     }
 

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -42,7 +42,13 @@ impl Mapping {
 pub struct Segment {
     pub path: PathBuf,
     pub base_offset: i64,
+    /// 0 as it was appended; higher as the cleaner wrote it.
+    pub generation: u32,
     pub salt: u32,
+    /// When the file was begun, ms since the epoch.
+    pub created_ms: i64,
+    /// The earliest delete horizon of the tombstones in it; `i64::MAX` without one. Known of what the cleaner wrote.
+    pub horizon_ms: AtomicI64,
     pub files: Files,
     file: File,
     map: Arc<Mapping>,
@@ -61,13 +67,22 @@ pub struct Follows {
     pub len: u64,
 }
 
-pub fn file_name(base_offset: i64) -> String {
-    format!("{base_offset:020}.log")
+pub fn file_name(base_offset: i64, generation: u32) -> String {
+    if generation == 0 { format!("{base_offset:020}.log") } else { format!("{base_offset:020}-{generation:08x}.log") }
+}
+
+/// Base offset and generation of a segment by the name of its file.
+pub fn parse_name(name: &str) -> Option<(i64, u32)> {
+    let stem = name.strip_suffix(".log")?;
+    let (base, generation) = stem.split_once('-').map_or((stem, Ok(0)), |(base, g)| (base, u32::from_str_radix(g, 16)));
+    let (base, generation) = (base.parse().ok()?, generation.ok()?);
+    (file_name(base, generation) == name).then_some((base, generation))
 }
 
 /// What a new segment is to be.
 pub struct Birth {
     pub base_offset: i64,
+    pub generation: u32,
     /// Bounds its length and that of its mapping, in bytes.
     pub capacity: u64,
     pub now_ms: i64,
@@ -79,7 +94,7 @@ pub struct Birth {
 impl Segment {
     /// A new file, in place of one of that name that never held an acknowledged record. When this fails, there is none.
     pub fn create(dir: &Path, birth: &Birth, files: &Files) -> Result<Self, LogError> {
-        let path = dir.join(file_name(birth.base_offset));
+        let path = dir.join(file_name(birth.base_offset, birth.generation));
         let salt = fastrand::u32(1..);
         let header = encode_header(birth, salt);
         // The header is whole or the file is not there under its name, also after a power loss.
@@ -102,7 +117,8 @@ impl Segment {
             let _ = files.remove(&tmp);
             LogError::io(&path, e)
         })?;
-        let found = Header { base_offset: birth.base_offset, salt, follows: birth.follows };
+        let Birth { base_offset, generation, follows, now_ms: created_ms, .. } = *birth;
+        let found = Header { base_offset, generation, salt, created_ms, follows };
         Self::map(path, file, found, birth.capacity, HEADER, files.clone())
     }
 
@@ -113,9 +129,10 @@ impl Segment {
         let len = file.metadata().map_err(io)?.len();
         let mut header = [0u8; HEADER as usize];
         file.read_exact_at(&mut header, 0).map_err(|_| format_error(&path, "too short for a segment header"))?;
-        let header = decode_header(&header).map_err(|what| format_error(&path, what))?;
-        if path.file_name().and_then(|n| n.to_str()) != Some(&file_name(header.base_offset)) {
-            return Err(format_error(&path, format!("its header says that it begins at offset {}", header.base_offset)));
+        let mut header = decode_header(&header).map_err(|what| format_error(&path, what))?;
+        match path.file_name().and_then(|n| n.to_str()).and_then(parse_name) {
+            Some((base, generation)) if base == header.base_offset => header.generation = generation,
+            _ => return Err(format_error(&path, format!("its header says that it begins at offset {}", header.base_offset))),
         }
         Self::map(path, file, header, capacity.max(len), len, files.clone())
     }
@@ -134,11 +151,14 @@ impl Segment {
         let map_len = usize::try_from(capacity).map_err(|_| format_error(&path, "too long to be mapped"))?;
         let map = MmapOptions::new().len(map_len).map_raw_read_only(&file).map_err(io)?;
         let guard = Guard::new(map.as_ptr(), map_len).map_err(|e| LogError::Io { path: path.clone(), source: e })?;
-        let Header { base_offset, salt, .. } = header;
+        let Header { base_offset, generation, salt, created_ms, .. } = header;
         Ok(Self {
             path,
             base_offset,
+            generation,
             salt,
+            created_ms,
+            horizon_ms: AtomicI64::new(i64::MAX),
             files,
             file,
             map: Arc::new(Mapping { guard, map }),
@@ -175,10 +195,6 @@ impl Segment {
     /// As the next segment is to remember this one.
     pub fn as_predecessor(&self) -> Follows {
         Follows { base_offset: self.base_offset, len: self.len() }
-    }
-
-    pub fn is_mapped_by(&self, map: &Arc<Mapping>) -> bool {
-        Arc::ptr_eq(&self.map, map)
     }
 
     /// Bytes that may be read.
@@ -299,7 +315,9 @@ pub fn follows(path: &Path) -> Result<Option<Follows>, LogError> {
 
 struct Header {
     base_offset: i64,
+    generation: u32,
     salt: u32,
+    created_ms: i64,
     follows: Option<Follows>,
 }
 
@@ -333,5 +351,5 @@ fn decode_header(h: &[u8; HEADER as usize]) -> Result<Header, String> {
     }
     // No segment is of length 0: there is none before, or nothing was noted of it.
     let follows = Some(Follows { base_offset: i64_at(40), len: i64_at(48) as u64 }).filter(|f| f.len > 0);
-    Ok(Header { base_offset: i64_at(16), salt: u32_at(24), follows })
+    Ok(Header { base_offset: i64_at(16), generation: 0, salt: u32_at(24), created_ms: i64_at(32), follows })
 }

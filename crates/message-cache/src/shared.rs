@@ -1,6 +1,7 @@
 //! What the partition logs of one topic have in common.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -12,12 +13,19 @@ use crate::policy::Policy;
 pub struct Shared {
     policy: RwLock<Arc<Policy>>,
     pub clock: Clock,
+    /// The bound on bytes is reached, and nothing may make room.
+    pub is_full: AtomicBool,
     changed: watch::Sender<u64>,
 }
 
 impl Shared {
     pub fn new(policy: Policy, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { policy: RwLock::new(Arc::new(policy)), clock, changed: watch::channel(0).0 })
+        Arc::new(Self {
+            policy: RwLock::new(Arc::new(policy)),
+            clock,
+            is_full: AtomicBool::new(false),
+            changed: watch::channel(0).0,
+        })
     }
 
     pub fn policy(&self) -> Arc<Policy> {

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::budget::Give;
+use crate::demand::{Demand, InUse};
 use crate::error::LogError;
-use crate::log::{LogOptions, PartitionLog};
+use crate::log::{LogOptions, OnCorruption, PartitionLog};
 use crate::policy::Policy;
 use crate::shared::Shared;
 
@@ -24,7 +26,18 @@ pub struct TopicCache {
     partitions: RwLock<Arc<Vec<Arc<PartitionLog>>>>,
     complete: AtomicBool,
     life: AtomicU64,
+    bounds: RwLock<Bounds>,
+    demand: OnceLock<Arc<Demand>>,
     shared: Arc<Shared>,
+}
+
+/// How many bytes a topic may hold, and what of it may go to make room for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most bytes of its segments, over all partitions.
+    pub max_bytes: Option<u64>,
+    /// Fetched when somebody asks: its oldest segments go before those of other topics.
+    pub on_demand: bool,
 }
 
 /// Whether Kafka takes this name for a topic, and a directory can have it.
@@ -64,6 +77,8 @@ impl TopicCache {
             partitions: RwLock::default(),
             complete: AtomicBool::new(dir_has_mark),
             life: AtomicU64::new(0),
+            bounds: RwLock::default(),
+            demand: OnceLock::new(),
             shared: Shared::new(Policy::default(), options.clock.clone()),
         };
         let on_disk = cache.count_on_disk()?;
@@ -170,8 +185,78 @@ impl TopicCache {
         }
     }
 
+    pub fn set_bounds(&self, bounds: Bounds) {
+        *self.bounds.write() = bounds;
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        *self.bounds.read()
+    }
+
+    /// Whether appends are refused, because a bound on bytes is reached and nothing may go.
+    pub fn is_full(&self) -> bool {
+        self.shared.is_full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_full(&self, is_full: bool) {
+        if self.shared.is_full.swap(is_full, Ordering::Relaxed) != is_full {
+            let name = &self.name;
+            if is_full {
+                tracing::error!(
+                    topic = name,
+                    "its bound on bytes is reached and nothing may make room: it takes no more records"
+                );
+            } else {
+                tracing::info!(topic = name, "there is room again");
+            }
+        }
+    }
+
+    /// What of its bytes may go to make room.
+    pub(crate) fn give(&self) -> Give {
+        match self.options.on_corruption {
+            // The only copy.
+            OnCorruption::Keep => Give::Nothing,
+            // Without its oldest records it would lack keys that its cluster has.
+            OnCorruption::Refetch if self.policy().compact => Give::Nothing,
+            OnCorruption::Refetch if self.bounds().on_demand => Give::First,
+            OnCorruption::Refetch => Give::Then,
+        }
+    }
+
     pub fn policy(&self) -> Arc<Policy> {
         self.shared.policy()
+    }
+
+    /// From now on the cache is filled only while it is used, and `wake` says when that is. To be called once.
+    pub fn fill_on_demand(&self, wake: Box<dyn Fn() + Send + Sync>) -> &Arc<Demand> {
+        self.demand.get_or_init(|| Demand::new(wake))
+    }
+
+    /// Says that the cache is used until what is returned is dropped.
+    pub fn enter(&self) -> InUse {
+        self.demand.get().map_or(InUse(None), Demand::enter)
+    }
+
+    /// Whether nobody has kept the cache current: it is to be waited for, not served.
+    pub fn is_asleep(&self) -> bool {
+        self.demand.get().is_some_and(|demand| demand.is_asleep())
+    }
+
+    /// Nobody keeps the cache current from now on, unless it is in use: then this is false.
+    pub fn put_to_sleep(&self) -> bool {
+        let slept = self.demand.get().is_some_and(|demand| demand.sleep());
+        if !slept {
+            self.mark_awake();
+        }
+        slept
+    }
+
+    /// The cache has reached the end that its cluster told since it was woken.
+    pub fn mark_awake(&self) {
+        if self.demand.get().is_some_and(|demand| demand.awake()) {
+            self.shared.ring();
+        }
     }
 
     pub fn name(&self) -> &str {

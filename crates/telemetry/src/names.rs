@@ -24,6 +24,32 @@ pub mod metric {
     /// Counter: log lines that did not fit the queue or could not be written.
     pub const LOG_DROPPED: &str = "tidegate_log_dropped_total";
 
+    /// Where a cached partition begins.
+    pub const CACHE_START_OFFSET: &str = "tidegate_cache_start_offset";
+    /// Heap bytes of the indexes of a partition.
+    pub const CACHE_INDEX_BYTES: &str = "tidegate_cache_index_heap_bytes";
+    /// 1 while housekeeping of a partition fails.
+    pub const CACHE_PROBLEM: &str = "tidegate_cache_housekeeping_failing";
+    /// 1 while a bound on bytes keeps a topic from taking records.
+    pub const CACHE_FULL: &str = "tidegate_cache_full";
+    /// Look-ups by key that found a record.
+    pub const CACHE_HITS: &str = "tidegate_cache_hits_total";
+    /// Look-ups by key that found none.
+    pub const CACHE_MISSES: &str = "tidegate_cache_misses_total";
+    /// Records that readers skipped for newer ones.
+    pub const CACHE_CONFLATED: &str = "tidegate_cache_conflated_total";
+    /// Records that retention removed.
+    pub const CACHE_EXPIRED: &str = "tidegate_cache_expired_total";
+    /// Records that compaction removed.
+    pub const CACHE_COMPACTED: &str = "tidegate_cache_compacted_total";
+    /// Tombstones that compaction removed.
+    pub const CACHE_TOMBSTONES: &str = "tidegate_cache_tombstones_removed_total";
+    /// Bytes that housekeeping gave back.
+    pub const CACHE_RECLAIMED_BYTES: &str = "tidegate_cache_reclaimed_bytes_total";
+    /// Bytes dropped for want of room.
+    pub const CACHE_EVICTED_BYTES: &str = "tidegate_cache_evicted_bytes_total";
+    /// Turns of the housekeeper.
+    pub const CACHE_HOUSEKEEPING_TURNS: &str = "tidegate_cache_housekeeping_turns_total";
     /// Gauge: the next offset that the cache will hold; labels `cluster`, `topic`, `partition`.
     pub const CACHE_END_OFFSET: &str = "tidegate_cache_end_offset";
     /// Gauge: offsets between the cached end and the cluster's; labels `cluster`, `topic`, `partition`.

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Checker;
 use crate::document::{Document, Topic};
 use crate::names::{did_you_mean, nearest};
 use crate::node::At;
-use crate::plan::{CachePlan, ClusterPlan, CreatePlan, TopicPlan};
-use crate::units::{Size, Word};
+use crate::plan::{CachePlan, ClusterPlan, CreatePlan, HistoryPlan, TopicPlan};
+use crate::units::{Size, Time, Word};
 
 const BOOTSTRAP: &str = "bootstrap.servers";
 const EMBEDDED: &str = "embedded";
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 32 << 30;
+/// How long a topic without `bootstrap` is fetched after its last reader, unless it says so.
+const LINGER: Duration = Duration::from_secs(60);
+/// Least interval of looks at topics and logs: below it a process would do little else.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Kafka: `Topic.MAX_NAME_LENGTH`.
 const TOPIC_NAME_MAX: usize = 249;
 
@@ -72,17 +77,41 @@ impl Checker<'_> {
         if cache.directory.is_empty() || cache.directory.contains('\0') {
             self.fault(&at.key("directory"), "this is no directory", "give a path such as ./data".to_owned());
         }
-        let topics: Vec<_> =
-            cache.topics.iter().filter_map(|(name, topic)| self.topic(name, topic, &at.key("topics").key(name))).collect();
+        self.fits_a_segment(cache.max_bytes, cache.segment_bytes, &at);
+        self.interval(&at.key("topic_refresh"), cache.topic_refresh);
+        self.interval(&at.key("housekeeping_interval"), cache.housekeeping_interval);
+        let topics: Vec<_> = cache
+            .topics
+            .iter()
+            .filter_map(|(name, topic)| self.topic(document, name, topic, &at.key("topics").key(name)))
+            .collect();
         Some(CachePlan {
             directory: base_dir.join(&cache.directory),
             segment_bytes: cache.segment_bytes.0,
             read_your_writes_timeout: cache.read_your_writes_timeout.0,
+            max_bytes: cache.max_bytes.map(|size| size.0),
+            topic_refresh: cache.topic_refresh.0,
+            housekeeping_interval: cache.housekeeping_interval.0,
             topics,
         })
     }
 
-    fn topic(&mut self, name: &str, topic: &Topic, at: &At) -> Option<TopicPlan> {
+    /// Bytes are given back by whole segments, so that a bound below one could not be kept.
+    fn fits_a_segment(&mut self, max_bytes: Option<Size>, segment_bytes: Size, at: &At) {
+        let at = at.key("max_bytes");
+        if max_bytes.is_some_and(|size| size.0 < segment_bytes.0) {
+            let message = format!("{} does not hold one segment (cache.segment_bytes)", self.shown(&at));
+            self.fault(&at, message, "give more, or make cache.segment_bytes smaller".to_owned());
+        }
+    }
+
+    fn interval(&mut self, at: &At, interval: Time) {
+        if interval.0 < INTERVAL_MIN {
+            self.fault(at, format!("{} is out of range", self.shown(at)), "give 100ms at least".to_owned());
+        }
+    }
+
+    fn topic(&mut self, document: &Document, name: &str, topic: &Topic, at: &At) -> Option<TopicPlan> {
         if !is_topic_name(name) {
             self.key_fault(at, format!("'{name}' is no name for a topic"), TOPIC_NAME_HELP.to_owned());
         }
@@ -95,11 +124,46 @@ impl Checker<'_> {
             CreatePlan { partitions: create.partitions, replication: create.replication, config }
         });
         let cluster = self.cluster_of(topic.cluster.as_deref(), at)?;
-        if let Some(create) = create.as_ref().filter(|_| self.embedded.contains(&cluster)) {
+        let embedded = self.embedded.contains(&cluster);
+        if let Some(create) = create.as_ref().filter(|_| embedded) {
             self.embedded_topic(create, &at.key("create"));
         }
+        if embedded {
+            self.only_of_kafka(topic, &cluster, at);
+        }
+        self.fits_a_segment(topic.max_bytes, document.cache.segment_bytes, at);
+        if topic.bootstrap && topic.linger.is_some() {
+            let help = "leave 'linger' out, or 'bootstrap'".to_owned();
+            self.key_fault(&at.key("linger"), "with 'bootstrap' the topic is always fetched, so nothing lingers", help);
+        }
         self.topics.insert(name.to_owned(), cluster.clone());
-        Some(TopicPlan { name: name.to_owned(), cluster, bootstrap: topic.bootstrap, start: topic.start, create })
+        Some(TopicPlan {
+            name: name.to_owned(),
+            cluster,
+            bootstrap: topic.bootstrap,
+            start: topic.start.0,
+            max_bytes: topic.max_bytes.map(|size| size.0),
+            linger: (!topic.bootstrap && !embedded).then(|| topic.linger.map_or(LINGER, |time| time.0)),
+            history: topic.history,
+            create,
+        })
+    }
+
+    /// On an embedded cluster the cache is the topic: nothing is fetched, and a bound would delete the only copy.
+    fn only_of_kafka(&mut self, topic: &Topic, cluster: &str, at: &At) {
+        let given = [
+            (
+                "max_bytes",
+                topic.max_bytes.is_some(),
+                "bound it by its topic property: create: { config: { retention.bytes: ... } }",
+            ),
+            ("linger", topic.linger.is_some(), "leave it out: nothing is fetched"),
+            ("history", topic.history == HistoryPlan::ReadThrough, "leave it out: there is no other copy to read"),
+        ];
+        for (key, _, help) in given.into_iter().filter(|(_, given, _)| *given) {
+            let message = format!("the topic is of the embedded cluster '{cluster}', which has no '{key}'");
+            self.key_fault(&at.key(key), message, help.to_owned());
+        }
     }
 
     /// What the embedded cluster could not create, each fault where it is.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{SMALL, read};
-use crate::{CapabilityPlan, FetchPlan, LogFormat, LogLevel, Plan, ProducePlan, SelectPlan, StartPlan};
+use crate::{CapabilityPlan, FetchPlan, HistoryPlan, LogFormat, LogLevel, Plan, ProducePlan, SelectPlan, StartPlan};
 
 fn plan(text: &str) -> Plan {
     read(text, &[]).unwrap_or_else(|problems| panic!("{problems}"))
@@ -43,6 +43,8 @@ fn what_is_left_out_has_a_default() {
         ("items", "main", false, StartPlan::Earliest)
     );
     assert!(topic.create.is_none());
+    assert_eq!((cache.max_bytes, cache.topic_refresh.as_secs(), cache.housekeeping_interval.as_secs()), (None, 10, 15));
+    assert_eq!((topic.max_bytes, topic.linger, topic.history), (None, None, HistoryPlan::Gap));
     let route = &plan.routes[0];
     assert_eq!((route.name.as_str(), route.line, route.path.as_str()), ("GET /items/{id}", 9, "/items/{id}"));
     assert_eq!((route.listeners.as_slice(), route.methods.as_slice()), (&["public".to_owned()][..], &["GET".to_owned()][..]));
@@ -123,6 +125,26 @@ routes:
     assert_eq!(plan.routes[2].methods, ["POST", "PUT", "PATCH", "DELETE"]);
     assert_eq!(produce(&plan, 2).cluster, "local", "the cluster of the cached topic");
     assert_eq!(fetch(&plan, 3).headers[0].0, "x-offset");
+}
+
+#[test]
+fn how_a_topic_of_kafka_is_kept() {
+    let head = SMALL.replace("embedded", "a:1").replace("cache:\n", "cache:\n  max_bytes: 1GiB\n  topic_refresh: 1m\n");
+    let hour = Duration::from_secs(3600);
+    let minute = Some(Duration::from_secs(60));
+    let gap = HistoryPlan::Gap;
+    for (keys, expected) in [
+        ("", (StartPlan::Earliest, None, minute, gap)),
+        ("bootstrap: true", (StartPlan::Earliest, None, None, gap)),
+        ("start: 1h, linger: 5s", (StartPlan::Back(hour), None, Some(Duration::from_secs(5)), gap)),
+        ("start: 0s, max_bytes: 256MiB", (StartPlan::Back(Duration::ZERO), Some(256 << 20), minute, gap)),
+        ("start: latest, history: read-through", (StartPlan::Latest, None, minute, HistoryPlan::ReadThrough)),
+    ] {
+        let plan = plan(&head.replace("items: {}", &format!("items: {{ {keys} }}")));
+        assert_eq!((plan.cache.max_bytes, plan.cache.topic_refresh), (Some(1 << 30), Duration::from_secs(60)));
+        let topic = &plan.cache.topics[0];
+        assert_eq!((topic.start, topic.max_bytes, topic.linger, topic.history), expected, "{keys}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Reading a topic without a cache, for the command line.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,37 @@ pub fn consume(
     for partition in started {
         queue.stop(&handle, partition);
     }
+    result
+}
+
+/// Gives the records of one partition whose offsets lie in a range, as far as the cluster has them. Blocks. The client must read
+/// nothing else, and can be used for another range when this one ended well.
+///
+/// # Errors
+/// As for [`consume`].
+pub fn range(
+    client: &Arc<ReaderClient>,
+    name: &str,
+    partition: i32,
+    range: Range<i64>,
+    each: &mut dyn FnMut(ConsumedRecord) -> ControlFlow<()>,
+) -> Result<(), AdminError> {
+    let found = admin::find_topic(client, name)?;
+    let count = found.leaders.len();
+    if usize::try_from(partition).map_or(true, |p| p >= count) {
+        return Err(AdminError::Invalid(format!("topic {name} has no partition {partition}: it has {count}, counted from 0")));
+    }
+    let handle = TopicHandle::new(client, name).ok_or_else(|| AdminError::UnknownTopic(name.to_owned()))?;
+    let asked = client.fetch_watermarks(name, partition, ANSWER_TIMEOUT);
+    let (low, high) = asked.map_err(|e| AdminError::Unavailable(e.to_string()))?;
+    let (from, to) = (range.start.max(low), range.end.min(high));
+    if from >= to {
+        return Ok(());
+    }
+    let mut queue = RecordQueue::new(client, BATCH_RECORDS_MAX);
+    queue.start(&handle, partition, from).map_err(AdminError::Unavailable)?;
+    let result = read(client, &mut queue, &mut HashMap::from([(partition, to)]), each);
+    queue.stop(&handle, partition);
     result
 }
 

@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use message_cache::{PartitionLog, TopicCache};
-use parking_lot::{Mutex, RwLock};
 use rdkafka::error::RDKafkaErrorCode as E;
 
 use super::append::{self, Appended};
-use super::native::{Message, ReaderClient, RecordQueue, TopicHandle, TopicId};
+use super::native::{Message, ReaderClient, RecordQueue, TopicId};
 use super::resume::Reason;
-use crate::{FetchStart, PartitionState};
+use super::topic::{LIVE_LAG_RECORDS_MAX, Slot, TopicFetch};
+use crate::PartitionState;
 
 /// Most records of one append.
 const BATCH_RECORDS_MAX: usize = 1000;
@@ -23,86 +22,21 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const WAIT: Duration = Duration::from_millis(50);
 /// How often librdkafka's log, errors and statistics are looked at.
 const EVENTS_INTERVAL: Duration = Duration::from_millis(50);
-/// A partition that was at the cluster's end counts as behind again from here.
-const LIVE_LAG_RECORDS_MAX: i64 = 1_000;
-
-/// A topic that is cached.
-pub struct TopicFetch {
-    pub cache: Arc<TopicCache>,
-    pub handle: TopicHandle,
-    pub start: FetchStart,
-    /// Partitions that were on disk when the topic was opened.
-    pub found_on_disk: usize,
-    pub fetched: AtomicU64,
-    pub slots: RwLock<Vec<Arc<Slot>>>,
-    pub state: Mutex<TopicState>,
-}
-
-#[derive(Default)]
-pub struct TopicState {
-    /// Why the topic is not served.
-    pub problem: Option<String>,
-    /// How often in a row the cluster said that there is no such topic.
-    pub missing: u32,
-}
-
-/// A partition that is cached.
-pub struct Slot {
-    pub partition: i32,
-    /// Where it begins if nothing is cached.
-    pub start: FetchStart,
-    pub log: Arc<PartitionLog>,
-    state: Mutex<(PartitionState, Option<String>)>,
-    /// The cluster's end as it was heard when catching up began, or went on; `i64::MAX` before.
-    target: AtomicI64,
-}
-
-impl Slot {
-    pub fn new(partition: i32, start: FetchStart, log: Arc<PartitionLog>) -> Self {
-        Self { partition, start, log, state: Mutex::new((PartitionState::Waiting, None)), target: AtomicI64::new(i64::MAX) }
-    }
-
-    pub fn state(&self) -> (PartitionState, Option<String>) {
-        self.state.lock().clone()
-    }
-
-    pub fn set(&self, state: PartitionState, problem: Option<String>) {
-        *self.state.lock() = (state, problem);
-    }
-
-    fn is(&self, state: PartitionState) -> bool {
-        self.state.lock().0 == state
-    }
-
-    /// Whether the partition has come to the cluster's end by an append. librdkafka tells of the end only when a fetch
-    /// finds nothing, which on a busy topic never happens.
-    fn has_caught_up(&self, handle: &TopicHandle) -> bool {
-        let cached = self.log.end_offset();
-        if !self.is(PartitionState::CatchingUp) {
-            return false;
-        }
-        let target = self.target.load(Ordering::Relaxed);
-        if target != i64::MAX && cached < target {
-            return false;
-        }
-        let Some(end) = handle.last_heard_end(self.partition) else { return false };
-        let near = target != i64::MAX && end - cached <= LIVE_LAG_RECORDS_MAX;
-        self.target.store(end, Ordering::Relaxed);
-        near || cached >= end
-    }
-}
-
 /// What the supervisor orders.
 pub enum Order {
     /// Read from the log's end on.
     Start(Arc<TopicFetch>, Arc<Slot>),
     Stop(Arc<TopicFetch>, Arc<Slot>),
+    /// Say when the orders before have been obeyed: nothing that was fetched before a stop is appended after that.
+    Barrier(Sender<()>),
 }
 
 /// What the supervisor is told.
 pub enum Notice {
     /// A topic is wanted, or was created: look at once.
     Look,
+    /// Somebody uses a topic that is not read.
+    Wake,
     /// Reading stopped.
     Stopped { topic: Arc<TopicFetch>, slot: Arc<Slot>, reason: Reason, problem: String },
 }
@@ -152,9 +86,14 @@ impl Fetcher {
                 if self.reading.contains_key(&id) {
                     return;
                 }
-                slot.target.store(i64::MAX, Ordering::Relaxed);
                 match queue.start(&topic.handle, slot.partition, slot.log.end_offset()) {
-                    Ok(()) => drop(self.reading.insert(id, (topic, slot))),
+                    Ok(()) => {
+                        // Nothing came since the cluster told its end, or there is nothing at all: no fetch needs to say so.
+                        if slot.has_reached_target() {
+                            topic.reached_end(&slot);
+                        }
+                        self.reading.insert(id, (topic, slot));
+                    }
                     Err(problem) => self.tell(topic, slot, Reason::Started, problem),
                 }
             }
@@ -163,6 +102,8 @@ impl Fetcher {
                     queue.stop(&topic.handle, slot.partition);
                 }
             }
+            // Nobody waits for it any more: that is the waiter's affair.
+            Order::Barrier(passed) => drop(passed.send(())),
         }
     }
 
@@ -246,16 +187,5 @@ impl Fetcher {
         slot.set(PartitionState::Failed, Some(problem.clone()));
         // Without a supervisor everything is about to end.
         let _ = self.notices.send(Notice::Stopped { topic, slot, reason, problem });
-    }
-}
-
-impl TopicFetch {
-    /// A partition has been read up to the cluster's end, and with it perhaps the last one.
-    fn reached_end(&self, slot: &Slot) {
-        slot.set(PartitionState::Live, None);
-        let is_live = self.slots.read().iter().all(|slot| slot.is(PartitionState::Live));
-        if is_live && let Err(error) = self.cache.mark_complete() {
-            tracing::warn!(topic = self.cache.name(), %error, "cannot note that the cache is complete");
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fetch::TopicFetch;
+use super::topic::TopicFetch;
 
 /// Holds the id of the cluster, and nothing else.
 const FILE: &str = "cluster.id";

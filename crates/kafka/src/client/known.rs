@@ -44,7 +44,7 @@ struct Pace {
 }
 
 pub struct KnownTopics {
-    reader: Arc<ReaderClient>,
+    asker: Arc<ReaderClient>,
     health: Arc<Health>,
     known: RwLock<HashMap<String, Arc<Known>>>,
     missing: Mutex<HashMap<String, Instant>>,
@@ -52,10 +52,10 @@ pub struct KnownTopics {
 }
 
 impl KnownTopics {
-    /// `health` is the reader's.
-    pub fn new(reader: Arc<ReaderClient>, health: Arc<Health>) -> Self {
+    /// `asker`: the client for questions. `health` is the reader's.
+    pub fn new(asker: Arc<ReaderClient>, health: Arc<Health>) -> Self {
         let (known, missing) = (RwLock::default(), Mutex::default());
-        Self { reader, health, known, missing, lookups: Semaphore::new(LOOKUPS_MAX) }
+        Self { asker, health, known, missing, lookups: Semaphore::new(LOOKUPS_MAX) }
     }
 
     /// The topic, if it exists and has that partition.
@@ -72,8 +72,8 @@ impl KnownTopics {
         if let Some(known) = self.remembered(topic, partition)? {
             return Ok(known);
         }
-        let (reader, health, name) = (Arc::clone(&self.reader), Arc::clone(&self.health), topic.to_owned());
-        let asking = tokio::task::spawn_blocking(move || lookup(&reader, &health, &name));
+        let (asker, health, name) = (Arc::clone(&self.asker), Arc::clone(&self.health), topic.to_owned());
+        let asking = tokio::task::spawn_blocking(move || lookup(&asker, &health, &name));
         let answer = tokio::select! {
             answer = asking => answer.unwrap_or_else(|e| Err(unavailable(&format!("looking for the topic failed: {e}")))),
             () = self.health.until_down() => Err(self.down()),
@@ -169,10 +169,10 @@ fn unknown_partition(topic: &str, partition: Option<i32>) -> ProduceError {
 }
 
 /// The number of partitions. Blocks up to [`LOOKUP_TIMEOUT`].
-fn lookup(reader: &Arc<ReaderClient>, health: &Health, topic: &str) -> Result<i32, ProduceError> {
+fn lookup(asker: &Arc<ReaderClient>, health: &Health, topic: &str) -> Result<i32, ProduceError> {
     let unknown = || ProduceError::UnknownTopic { topic: topic.to_owned() };
-    let handle = TopicHandle::new(reader, topic).ok_or_else(unknown)?;
-    let answer = native::metadata_unless(reader.client(), Ask::One(&handle), LOOKUP_TIMEOUT, || health.is_down());
+    let handle = TopicHandle::new(asker, topic).ok_or_else(unknown)?;
+    let answer = native::metadata_unless(asker.client(), Ask::One(&handle), LOOKUP_TIMEOUT, || health.is_down());
     let found = answer.map_err(|code| unavailable(&code.text()))?;
     let Some(found) = found.topics.get(topic) else {
         return Err(unknown());

@@ -28,6 +28,10 @@ pub struct Code(i32);
 impl Code {
     pub const NONE: Self = Self(0);
 
+    pub fn from_raw(number: i32) -> Self {
+        Self(number)
+    }
+
     pub fn is_error(self) -> bool {
         self != Self::NONE
     }
@@ -54,12 +58,18 @@ impl From<RDKafkaErrorCode> for Code {
 
 /// # Safety
 /// `at` is null or points to a terminated string.
-unsafe fn text(at: *const c_char) -> String {
+pub(super) unsafe fn text(at: *const c_char) -> String {
     if at.is_null() {
         return String::new();
     }
     // SAFETY: not null, and terminated by the caller's word.
     unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned()
+}
+
+/// Reads a field of librdkafka's as the C int it is, see [`Code`].
+pub(super) fn raw_code(field: &rd::rd_kafka_resp_err_t) -> Code {
+    // SAFETY: the enum has a C int's size and alignment, and the field is borrowed.
+    Code(unsafe { ptr::from_ref(field).cast::<i32>().read() })
 }
 
 /// # Safety
@@ -212,8 +222,7 @@ pub struct Message<'b> {
 
 impl<'b> Message<'b> {
     pub fn code(self) -> Code {
-        // SAFETY: the field is a C int; read as one, see `Code`.
-        Code(unsafe { ptr::from_ref(&self.raw.err).cast::<i32>().read() })
+        raw_code(&self.raw.err)
     }
 
     /// librdkafka's words for what went wrong.

@@ -36,20 +36,28 @@ pub enum Resume {
     Refetch(i64),
 }
 
-impl Before {
-    /// Whether the cluster must be asked for its first and next offset.
-    pub fn needs_watermarks(self) -> bool {
-        self.fresh || self.reason != Reason::Started
-    }
+/// What the cluster told of a partition's offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub first: i64,
+    pub end: i64,
+    /// Of the first record that is young enough, where that was asked for and there is one.
+    pub since: Option<i64>,
+}
 
-    /// `low`, `high`: the cluster's first and next offset.
-    pub fn decide(self, start: FetchStart, low: i64, high: i64) -> Resume {
+impl Before {
+    pub fn decide(self, start: FetchStart, told: Told) -> Resume {
+        let Told { first, end, since } = told;
         match self.reason {
-            _ if self.fresh => Resume::Begin(if start == FetchStart::Earliest { low } else { high }),
+            _ if self.fresh => Resume::Begin(match start {
+                FetchStart::Earliest => first,
+                FetchStart::Latest => end,
+                FetchStart::Back(_) => since.unwrap_or(end),
+            }),
+            Reason::Diverged => Resume::Refetch(first),
+            Reason::Started | Reason::OutOfRange if self.cached_end < first => Resume::Skip(first),
             Reason::Started => Resume::Continue,
-            Reason::Diverged => Resume::Refetch(low),
-            Reason::OutOfRange if self.cached_end < low => Resume::Skip(low),
-            Reason::OutOfRange if self.cached_end > high => Resume::Refetch(low),
+            Reason::OutOfRange if self.cached_end > end => Resume::Refetch(first),
             // A follower that was behind answered; the leader has the offset.
             Reason::OutOfRange => Resume::Continue,
         }
@@ -58,25 +66,31 @@ impl Before {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn decides_by_what_is_cached_and_what_the_cluster_has() {
-        use FetchStart::{Earliest, Latest};
+        use FetchStart::{Back, Earliest, Latest};
         use Reason::{Diverged, OutOfRange, Started};
-        let check = |fresh, cached_end, reason, start, (low, high), expected| {
+        let check = |fresh, cached_end, reason, start, (first, end, since), expected| {
             let before = Before { fresh, cached_end, reason };
-            assert_eq!(before.decide(start, low, high), expected, "{before:?} {start:?} {low}..{high}");
+            assert_eq!(before.decide(start, Told { first, end, since }), expected, "{before:?} {start:?} {first}..{end}");
         };
-        check(true, 0, Started, Earliest, (5, 9), Resume::Begin(5));
-        check(true, 0, Started, Latest, (5, 9), Resume::Begin(9));
-        check(true, 0, Diverged, Earliest, (5, 9), Resume::Begin(5));
-        check(false, 7, Started, Latest, (5, 9), Resume::Continue);
-        check(false, 4, OutOfRange, Earliest, (5, 9), Resume::Skip(5));
-        check(false, 10, OutOfRange, Earliest, (5, 9), Resume::Refetch(5));
-        check(false, 9, OutOfRange, Earliest, (5, 9), Resume::Continue);
-        check(false, 7, Diverged, Latest, (5, 9), Resume::Refetch(5));
-        assert!(Before { fresh: true, cached_end: 0, reason: Started }.needs_watermarks());
-        assert!(!Before { fresh: false, cached_end: 0, reason: Started }.needs_watermarks());
+        let hour = Back(Duration::from_secs(3600));
+        check(true, 0, Started, Earliest, (5, 9, None), Resume::Begin(5));
+        check(true, 0, Started, Latest, (5, 9, None), Resume::Begin(9));
+        check(true, 0, Started, hour, (5, 9, Some(7)), Resume::Begin(7));
+        check(true, 0, Started, hour, (5, 9, None), Resume::Begin(9));
+        check(true, 0, Diverged, Earliest, (5, 9, None), Resume::Begin(5));
+        check(false, 7, Started, Latest, (5, 9, None), Resume::Continue);
+        check(false, 4, Started, Latest, (5, 9, None), Resume::Skip(5));
+        // The end of a new leader may lag behind for a moment.
+        check(false, 10, Started, Latest, (5, 9, None), Resume::Continue);
+        check(false, 4, OutOfRange, Earliest, (5, 9, None), Resume::Skip(5));
+        check(false, 10, OutOfRange, Earliest, (5, 9, None), Resume::Refetch(5));
+        check(false, 9, OutOfRange, Earliest, (5, 9, None), Resume::Continue);
+        check(false, 7, Diverged, Latest, (5, 9, None), Resume::Refetch(5));
     }
 }

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::PARTITIONS_MAX;
 
 const FILE: &str = "topic.json";
+/// What `topic.json` is called once the topic is deleted, until its directory is gone.
+const DELETED: &str = "topic.json.deleted";
+/// What directories begin with that are being removed. No topic may be called so.
+const REMAINS: &str = "~deleted-";
 const FORMAT: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +60,16 @@ impl Meta {
         }
     }
 
-    /// Makes `<parent>/<topic>` a topic: whole and durable, or not at all.
+    /// Makes `<dir>` the directory of a deleted topic, for good also after a crash.
+    pub fn delete(dir: &Path) -> Result<(), String> {
+        let delete = || {
+            std::fs::rename(dir.join(FILE), dir.join(DELETED))?;
+            File::open(dir)?.sync_all()
+        };
+        delete().map_err(|e| format!("{}: {e}", dir.display()))
+    }
+
+    /// Makes `<parent>/<topic>` a topic, or another one: whole and durable, or not at all.
     pub fn write(&self, parent: &Path, topic: &str) -> Result<(), String> {
         let dir = parent.join(topic);
         let write = || -> std::io::Result<()> {
@@ -73,4 +86,34 @@ impl Meta {
         };
         write().map_err(|e| format!("{}: {e}", dir.display()))
     }
+}
+
+/// Removes the directory of a topic that was [deleted](Meta::delete), if there is one. It gets another name first, so that what a
+/// crash leaves of it is never taken for partitions of a later topic.
+pub fn bury(parent: &Path, topic: &str) -> Result<(), String> {
+    let dir = parent.join(topic);
+    if !dir.join(DELETED).exists() {
+        return Ok(());
+    }
+    let bury = || {
+        let aside = parent.join(format!("{REMAINS}{:016x}", fastrand::u64(..)));
+        std::fs::rename(&dir, &aside)?;
+        File::open(parent)?.sync_all()?;
+        std::fs::remove_dir_all(aside)
+    };
+    bury().map_err(|e| format!("{}: {e}", dir.display()))
+}
+
+/// Removes what a crash left of deleted topics.
+pub fn remove_remains(parent: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(parent)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with(REMAINS) {
+            std::fs::remove_dir_all(entry.path())?;
+        } else if entry.path().join(DELETED).exists() {
+            bury(parent, &name).map_err(std::io::Error::other)?;
+        }
+    }
+    Ok(())
 }

@@ -1,4 +1,5 @@
 //! What the tests against a real broker share.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +16,9 @@ use rdkafka::client::DefaultClientContext;
 
 /// How long anything may take that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often topics are looked at.
+pub const REFRESH: Duration = Duration::from_millis(500);
 
 /// The broker's address; `None` when tests without Kafka were asked for.
 pub fn servers() -> Option<String> {
@@ -37,8 +41,13 @@ pub fn unique(what: &str) -> String {
 pub fn cluster(servers: &str, dir: &Path, properties: &[(&str, &str)]) -> Arc<KafkaCluster> {
     let mut all = BTreeMap::from([("bootstrap.servers".to_owned(), servers.to_owned())]);
     all.extend(properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let options =
-        KafkaOptions { name: "main".to_owned(), properties: all, cache_directory: dir.to_owned(), log: LogOptions::default() };
+    let options = KafkaOptions {
+        name: "main".to_owned(),
+        properties: all,
+        cache_directory: dir.to_owned(),
+        log: LogOptions::default(),
+        refresh: REFRESH,
+    };
     KafkaCluster::start(options).expect("properties are fine")
 }
 

@@ -1,0 +1,85 @@
+//! What is asked of the cluster about its topics, on threads that may block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{KafkaCluster, admin};
+use crate::{AdminError, TopicDescription, TopicSpec};
+
+impl KafkaCluster {
+    pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
+        let (config, wanted) = (self.admin_config.clone(), spec.clone());
+        self.ask(move || admin::create_topic(&config, &wanted)).await?;
+        self.changed(&spec.name);
+        Ok(())
+    }
+
+    pub async fn topics(&self) -> Result<BTreeSet<String>, AdminError> {
+        let asker = Arc::clone(&self.asker);
+        self.ask(move || admin::topics(&asker)).await
+    }
+
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
+        let (asker, name) = (Arc::clone(&self.asker), name.to_owned());
+        self.ask(move || admin::describe_topic(&asker, &name)).await
+    }
+
+    /// Sets properties of a topic under Kafka's own names, and leaves those that are not named; an empty value takes one back to its
+    /// default. Then lets the topic have this many partitions. (KIP-339, KIP-195)
+    ///
+    /// # Errors
+    /// When the cluster refuses: nothing was changed, or, if it refused the partitions, the properties were.
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        set: BTreeMap<String, String>,
+        partitions: Option<i32>,
+    ) -> Result<(), AdminError> {
+        let (asker, config, topic) = (Arc::clone(&self.asker), self.admin_config.clone(), name.to_owned());
+        let altered = self.ask(move || admin::alter_topic(&asker, &config, &topic, set, partitions)).await;
+        self.changed(name);
+        altered
+    }
+
+    /// # Errors
+    /// When there is no such topic, or the cluster refuses.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
+        let (config, topic) = (self.admin_config.clone(), name.to_owned());
+        self.ask(move || admin::delete_topic(&config, &topic)).await?;
+        self.changed(name);
+        Ok(())
+    }
+
+    /// Deletes the records before an offset, by partition; -1: all that there are. (KIP-107)
+    ///
+    /// # Errors
+    /// When the topic or a partition does not exist, or the offset lies behind the end; other partitions may be done.
+    pub async fn delete_records(&self, name: &str, before: BTreeMap<i32, i64>) -> Result<(), AdminError> {
+        let (asker, config, topic) = (Arc::clone(&self.asker), self.admin_config.clone(), name.to_owned());
+        let deleted = self.ask(move || admin::delete_records(&asker, &config, &topic, &before)).await;
+        self.changed(name);
+        deleted
+    }
+
+    /// What was known of the topic may no longer hold.
+    fn changed(&self, name: &str) {
+        self.known.forget(name);
+        self.look();
+    }
+
+    /// Asks the cluster on a thread that may block; gives up as soon as all brokers are known to be down.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let down = || AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned()));
+        if self.reader_health.is_down() {
+            return Err(down());
+        }
+        let asking = tokio::task::spawn_blocking(question);
+        tokio::select! {
+            answer = asking => answer.unwrap_or_else(|e| Err(AdminError::Unavailable(e.to_string()))),
+            () = self.reader_health.until_down() => Err(down()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What lies beside a topic's cache: the id of the topic that was cached (`topic.id`), and its configuration as last told
+//! (`topic.config`), by which the cache is kept while the cluster is away.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use message_cache::Policy;
+
+/// Holds the id as 32 hex digits, and nothing else.
+const ID: &str = "topic.id";
+/// Holds the properties as a JSON object.
+const CONFIG: &str = "topic.config";
+
+/// No topic has this id. (KIP-516)
+const NO_ID: u128 = 0;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    pub id: Option<u128>,
+    /// `None` until the cluster has told it, in this process or one before.
+    pub config: Option<BTreeMap<String, String>>,
+}
+
+/// What the id that the cluster tells says of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The cache is of this topic, as far as can be told.
+    Same,
+    /// Nothing was known of it yet: it is taken for this topic's, and the id is to be noted.
+    Adopted(u128),
+    /// The cache is of a topic that had the same name.
+    Another(u128),
+}
+
+impl Marks {
+    /// A configuration that cannot be read counts as missing, and is asked for. An id that cannot be read is no topic's: what is
+    /// cached is fetched again.
+    pub fn read(dir: &Path) -> Self {
+        let id = match fs::read_to_string(dir.join(ID)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            read => Some(read.ok().and_then(|text| u128::from_str_radix(text.trim(), 16).ok()).unwrap_or(NO_ID)),
+        };
+        let config = fs::read(dir.join(CONFIG)).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        Self { id, config }
+    }
+
+    /// `told`: by the cluster now; `None` from one that knows no ids.
+    pub fn life(&self, told: Option<u128>) -> Life {
+        match (self.id, told) {
+            (None, Some(told)) => Life::Adopted(told),
+            (Some(known), Some(told)) if known != told => Life::Another(told),
+            _ => Life::Same,
+        }
+    }
+
+    /// # Errors
+    /// When the file cannot be written; the id is then not noted in memory either, so that it is tried again.
+    pub fn set_id(&mut self, dir: &Path, id: u128) -> Result<(), String> {
+        write(dir, ID, format!("{id:032x}").as_bytes())?;
+        self.id = Some(id);
+        Ok(())
+    }
+
+    /// The policy to follow if it is another configuration than before.
+    ///
+    /// # Errors
+    /// As for [`Marks::set_id`].
+    pub fn set_config(&mut self, dir: &Path, told: &BTreeMap<String, String>) -> Result<Option<Policy>, String> {
+        if self.config.as_ref() == Some(told) {
+            return Ok(None);
+        }
+        let json = serde_json::to_vec(told).map_err(|e| e.to_string())?;
+        write(dir, CONFIG, &json)?;
+        self.config = Some(told.clone());
+        Ok(self.policy())
+    }
+
+    /// How the topic keeps its records, as far as was ever told.
+    ///
+    /// `retention.bytes` is left to the cluster: it counts compressed bytes there, ours are not compressed. What it removes shows
+    /// in the cluster's log start, which the cache follows.
+    pub fn policy(&self) -> Option<Policy> {
+        let config = self.config.as_ref()?;
+        Some(Policy { retention_bytes: None, ..Policy::from_properties(config) })
+    }
+}
+
+/// Written aside and renamed, so that a crash leaves the old file or the new one.
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), String> {
+    let fault = |e: io::Error| format!("{}: {e}", dir.join(name).display());
+    let aside = dir.join(format!("{name}.tmp"));
+    let written = || fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, dir.join(name)));
+    match written() {
+        // The directory of a topic whose partitions are not known yet.
+        Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(dir).and_then(|()| written()).map_err(fault),
+        result => result.map_err(fault),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_lives_apart() {
+        for (known, told, expected) in [
+            (None, None, Life::Same),
+            (None, Some(1), Life::Adopted(1)),
+            (Some(1), Some(1), Life::Same),
+            (Some(1), Some(2), Life::Another(2)),
+            (Some(1), None, Life::Same),
+        ] {
+            let marks = Marks { id: known, config: None };
+            assert_eq!(marks.life(told), expected, "{known:?} {told:?}");
+        }
+    }
+
+    #[test]
+    fn marks_are_found_again_and_damaged_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = dir.path().join("t");
+        let config =
+            BTreeMap::from([("retention.ms".to_owned(), "5".to_owned()), ("retention.bytes".to_owned(), "9".to_owned())]);
+        let mut marks = Marks::read(&topic);
+        assert_eq!((marks.clone(), marks.policy()), (Marks::default(), None));
+        marks.set_id(&topic, 7 << 100).unwrap();
+        let policy = marks.set_config(&topic, &config).unwrap().expect("another one");
+        assert_eq!((policy.retention_ms, policy.retention_bytes), (Some(5), None));
+        assert_eq!(marks.set_config(&topic, &config), Ok(None), "the same");
+        assert_eq!(Marks::read(&topic), marks);
+        for damaged in [&b"{\"retention.ms\":"[..], b"[]", b"", &[0xff]] {
+            fs::write(topic.join(CONFIG), damaged).unwrap();
+            fs::write(topic.join(ID), damaged).unwrap();
+            assert_eq!(Marks::read(&topic), Marks { id: Some(NO_ID), config: None }, "{damaged:?}");
+            assert_eq!(Marks::read(&topic).life(Some(7)), Life::Another(7));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Compaction: the oldest sealed segments are written anew with what must stay of them, then take their place in one step.
+//!
+//! When to do it is decided in `retention.rs`. A record stays if it is the newest of its key among the segments that are
+//! compacted; what came later, into the head, does not count, for it may not be durable yet. A tombstone stays until its
+//! delete horizon: `delete.retention.ms` after it was first compacted, by which time all older records of its key are gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::LogError;
+use crate::frame::{self, Fixed};
+use crate::head::{Entry, Tables};
+use crate::keytable;
+use crate::log::PartitionLog;
+use crate::policy::Policy;
+use crate::retention;
+use crate::sealed::Sealed;
+use crate::segment::{self, Birth, Segment};
+
+/// Most bytes of segments that are written anew before they take the place of the old: how much space compaction needs beside.
+const ROUND_BYTES: u64 = 1 << 30;
+/// Bytes collected before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+
+impl PartitionLog {
+    /// Compacts if it is time, in rounds; each is complete in itself.
+    pub(crate) fn clean_if_due(&self, life: u64, go_on: &dyn Fn() -> bool) -> Result<(), LogError> {
+        let (policy, now_ms) = (self.shared.policy(), self.shared.clock.now_ms());
+        let (inputs, start, ends_at) = {
+            let view = self.view.read();
+            let facts = view.sealed_facts(self.end_offset());
+            let count = retention::to_clean(&policy, view.clean, &facts, now_ms);
+            let ends_at: Vec<i64> = facts[..count].iter().map(|f| f.next_base).collect();
+            (view.sealed[..count].to_vec(), view.start, ends_at)
+        };
+        let mut from = 0;
+        while from < inputs.len() {
+            let mut bytes = 0;
+            let fits = |s: &&Arc<Sealed>| {
+                bytes += s.segment.len();
+                bytes <= ROUND_BYTES
+            };
+            let to = from + inputs[from..].iter().take_while(fits).count().max(1);
+            let mut round = Round {
+                log: self,
+                inputs: &inputs,
+                policy: &policy,
+                start,
+                now_ms,
+                outputs: Outputs::default(),
+                dropped: Dropped::default(),
+            };
+            let done = round.run(from..to, go_on).and_then(|whole| match whole {
+                true => self.replace(&inputs[from..to], &round.outputs.sealed, ends_at[to - 1], life),
+                false => Ok(false),
+            });
+            match done {
+                Ok(true) => round.dropped.count(self),
+                other => {
+                    round.outputs.remove();
+                    return other.map(drop);
+                }
+            }
+            from = to;
+        }
+        Ok(())
+    }
+}
+
+/// One round of compaction.
+struct Round<'a> {
+    log: &'a PartitionLog,
+    /// All segments that are being compacted: what is newest among them stays.
+    inputs: &'a [Arc<Sealed>],
+    policy: &'a Policy,
+    start: i64,
+    now_ms: i64,
+    outputs: Outputs,
+    dropped: Dropped,
+}
+
+/// Records that did not stay, by reason.
+#[derive(Default)]
+struct Dropped {
+    replaced: u64,
+    expired: u64,
+    tombstones: u64,
+}
+
+impl Dropped {
+    fn count(&self, log: &PartitionLog) {
+        let c = &log.counters;
+        let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
+        add(&c.compacted, self.replaced);
+        add(&c.expired, self.expired);
+        add(&c.tombstones, self.tombstones);
+    }
+}
+
+#[derive(Default)]
+struct Outputs {
+    sealed: Vec<Arc<Sealed>>,
+    current: Option<Output>,
+}
+
+/// A segment that is being written.
+struct Output {
+    segment: Arc<Segment>,
+    tables: Tables,
+    buffer: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Round<'_> {
+    /// Writes what stays of these inputs. False if it was broken off.
+    ///
+    /// # Errors
+    /// A corrupt record ends compaction of the log: what it hides must not be lost by copying around it.
+    fn run(&mut self, inputs: std::ops::Range<usize>, go_on: &dyn Fn() -> bool) -> Result<bool, LogError> {
+        let generation = self.inputs[inputs.clone()].iter().map(|s| s.segment.generation).max().unwrap_or(0).saturating_add(1);
+        let first_base = self.inputs[inputs.start].segment.base_offset;
+        // A record goes because of a later one, which must be at least as safe: it may have been sealed a moment ago.
+        for s in self.inputs {
+            s.segment.sync().map_err(|e| LogError::io(&s.segment.path, e))?;
+        }
+        for n in inputs {
+            let segment = Arc::clone(&self.inputs[n].segment);
+            let mut at = segment::HEADER;
+            let mut checked = at;
+            while at < segment.len() {
+                let fixed = segment.decode(at).map_err(|f| segment.corrupt(at, f))?;
+                if self.stays(n, at, &fixed)? {
+                    let base = if self.outputs.is_empty() { first_base } else { fixed.offset };
+                    self.put(&segment, at, &fixed, base, generation)?;
+                }
+                at += fixed.stride() as u64;
+                if at - checked > WRITE_BYTES as u64 {
+                    if !go_on() {
+                        return Ok(false);
+                    }
+                    checked = at;
+                }
+            }
+        }
+        self.outputs.finish()?;
+        Ok(true)
+    }
+
+    fn stays(&mut self, n: usize, at: u64, fixed: &Fixed) -> Result<bool, LogError> {
+        let segment = &self.inputs[n].segment;
+        // Kafka has no records without a key in a compacted topic; those from before it was one go, as there.
+        let Some(range) = fixed.key_range().filter(|_| fixed.offset >= self.start) else {
+            self.dropped.expired += 1;
+            return Ok(false);
+        };
+        if self.policy.is_expired(fixed.timestamp_ms, self.now_ms) {
+            self.dropped.expired += 1;
+            return Ok(false);
+        }
+        let key = &segment.bytes_from(at)[range];
+        let hash = keytable::hash(key);
+        let is_newest_here = self.inputs[n].newest(hash, key)? == Some(at);
+        let mut later = self.inputs[n + 1..].iter();
+        if !is_newest_here || later.try_fold(false, |found, s| Ok::<_, LogError>(found || s.newest(hash, key)?.is_some()))? {
+            self.dropped.replaced += 1;
+            return Ok(false);
+        }
+        if fixed.horizon_ms.is_some_and(|h| h <= self.now_ms) {
+            self.dropped.tombstones += 1;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn put(&mut self, from: &Segment, at: u64, fixed: &Fixed, base: i64, generation: u32) -> Result<(), LogError> {
+        let bytes = fixed.stride() as u64 + 16; // with a delete horizon
+        if self.outputs.current.as_ref().is_some_and(|o| !o.segment.has_room(o.buffer.len() as u64 + bytes)) {
+            self.outputs.finish()?;
+        }
+        let output = match &mut self.outputs.current {
+            Some(output) => output,
+            none => {
+                let capacity = self.log.segment_bytes().max(segment::HEADER + bytes);
+                let (base_offset, now_ms) = (base, from.created_ms);
+                // Its name is made durable with all of the round.
+                let birth = Birth { base_offset, generation, capacity, now_ms, follows: None, durable: false };
+                let segment = Segment::create(&self.log.dir, &birth, &self.log.options.files)?;
+                none.insert(Output {
+                    segment: Arc::new(segment),
+                    tables: Tables::default(),
+                    buffer: Vec::new(),
+                    entries: Vec::new(),
+                })
+            }
+        };
+        let horizon = fixed.horizon_ms.unwrap_or_else(|| self.now_ms.saturating_add(self.policy.delete_retention_ms));
+        if fixed.value_len.is_none() {
+            output.segment.horizon_ms.fetch_min(horizon, Ordering::Relaxed);
+        }
+        let frame = from.bytes_from(at);
+        let key_hash = fixed.key_range().map(|r| keytable::hash(&frame[r]));
+        let at = output.segment.len() + output.buffer.len() as u64;
+        frame::copy(frame, fixed, Some(horizon), output.segment.salt, &mut output.buffer);
+        output.entries.push(Entry { at, offset: fixed.offset, timestamp_ms: fixed.timestamp_ms, key_hash });
+        if output.buffer.len() >= WRITE_BYTES { output.write() } else { Ok(()) }
+    }
+}
+
+impl Output {
+    fn write(&mut self) -> Result<(), LogError> {
+        self.segment.append(&self.buffer)?;
+        for entry in self.entries.drain(..) {
+            self.tables.add(&self.segment, entry);
+        }
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Outputs {
+    fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.current.is_none()
+    }
+
+    /// Makes the current output durable, with its index.
+    fn finish(&mut self) -> Result<(), LogError> {
+        let Some(output) = &mut self.current else { return Ok(()) };
+        output.write()?;
+        let sealed = Sealed::finish(Arc::clone(&output.segment), std::mem::take(&mut output.tables))?;
+        self.current = None;
+        self.sealed.push(sealed);
+        Ok(())
+    }
+
+    /// Nobody was told of them.
+    fn remove(&self) {
+        let segments = self.sealed.iter().map(|s| &s.segment).chain(self.current.as_ref().map(|o| &o.segment));
+        for s in segments {
+            let _ = s.files.remove(&s.path.with_extension("index"));
+            let _ = s.files.remove(&s.path);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What readers ask of a log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::LogError;
+use crate::head::Sparse;
+use crate::keytable;
+use crate::log::PartitionLog;
+use crate::record::Record;
+use crate::scan::Scan;
+use crate::sealed::{self, Sealed};
+use crate::segment::{self, Segment};
+
+type Place = (Arc<Segment>, u64);
+
+impl PartitionLog {
+    /// The newest record of a key, tombstones included; `None` if there is none, or it has expired.
+    pub fn latest(&self, key: &[u8]) -> Result<Option<Record>, LogError> {
+        let found = self.find_newest(keytable::hash(key), key);
+        let record = found.and_then(|place| place.map(|(segment, at)| segment.record(at)).transpose());
+        let record = record.inspect_err(|e| self.count_corrupt(e))?.filter(|r| self.is_served(r));
+        let counter = if record.is_some() { &self.counters.hits } else { &self.counters.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(record)
+    }
+
+    /// Whether the topic's configuration still has this record.
+    fn is_served(&self, record: &Record) -> bool {
+        let shared = &self.shared;
+        record.offset() >= self.start_offset() && !shared.policy().is_expired(record.timestamp_ms(), shared.clock.now_ms())
+    }
+
+    fn find_newest(&self, hash: u32, key: &[u8]) -> Result<Option<Place>, LogError> {
+        let sealed = {
+            let view = self.view.read();
+            if let Some(head) = &view.head
+                && let Some(at) = head.tables.newest(&head.segment, hash, key)?
+            {
+                return Ok(Some((Arc::clone(&head.segment), at)));
+            }
+            Arc::clone(&view.sealed)
+        };
+        for s in sealed.iter().rev() {
+            if let Some(at) = s.newest(hash, key)? {
+                return Ok(Some((Arc::clone(&s.segment), at)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this record is the newest of its key; false for a null key.
+    pub fn is_latest(&self, record: &Record) -> Result<bool, LogError> {
+        let Some(key) = record.key() else { return Ok(false) };
+        let found = self.find_newest(keytable::hash(key), key)?;
+        // Compaction may have moved it to another segment since it was read.
+        Ok(found.is_some_and(|(segment, at)| segment.peek(at).is_ok_and(|f| f.offset == record.offset())))
+    }
+
+    /// The records from an offset to the end as it is now, without those that have expired.
+    pub fn scan(&self, from: i64) -> Scan {
+        self.scan_at(from, |sealed| Some(sealed.before_offset(from)), |sparse| sealed::before_offset(sparse, from))
+    }
+
+    fn scan_at(&self, from: i64, in_sealed: impl Fn(&Sealed) -> Option<u64>, in_head: impl Fn(&[Sparse]) -> u64) -> Scan {
+        let expired_before = self.shared.policy().expired_before(self.shared.clock.now_ms());
+        let view = self.view.read();
+        let mut segments = Vec::new();
+        let mut start = None;
+        for s in view.sealed.iter() {
+            if start.is_none() {
+                let ends_before = s.last().is_none_or(|l| l.offset < from);
+                start = if ends_before { None } else { in_sealed(s) };
+            }
+            if start.is_some() {
+                segments.push((Arc::clone(&s.segment), s.segment.len()));
+            }
+        }
+        if let Some(head) = &view.head {
+            start = start.or_else(|| Some(in_head(&head.tables.sparse)));
+            segments.push((Arc::clone(&head.segment), head.visible));
+        }
+        Scan::new(segments, start.unwrap_or(segment::HEADER), from.max(view.start), expired_before)
+    }
+
+    /// Offset of the first record of at least that time; the end if there is none. (KIP-79)
+    pub fn offset_for_time(&self, timestamp_ms: i64) -> i64 {
+        let scan = self.scan_at(i64::MIN, |s| s.before_time(timestamp_ms), |sparse| sealed::before_time(sparse, timestamp_ms));
+        let found = scan.filter_map(Result::ok).find(|r| r.timestamp_ms() >= timestamp_ms);
+        found.map_or_else(|| self.end_offset(), |r| r.offset())
+    }
+
+    pub(crate) fn count_corrupt(&self, error: &LogError) {
+        self.counters.corrupt_reads.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%error, "a record cannot be read");
+    }
+}
