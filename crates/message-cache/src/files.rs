@@ -49,6 +49,9 @@ impl<'a> Op<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Go,
+    /// A sync is not done, but answered as if it were: for tests that keep account of what is durable themselves. Other
+    /// operations are done.
+    Pretend,
     /// Nothing happens but the error.
     Fail(i32),
     /// That many bytes are written, then the error.
@@ -80,10 +83,11 @@ impl Files {
 
     fn run(&self, op: Op<'_>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let Some(faults) = &self.0 else { return act() };
-        if let Verdict::Fail(errno) | Verdict::Short(_, errno) = faults.before(&op) {
-            return Err(io::Error::from_raw_os_error(errno));
+        match faults.before(&op) {
+            Verdict::Fail(errno) | Verdict::Short(_, errno) => return Err(io::Error::from_raw_os_error(errno)),
+            Verdict::Pretend if matches!(op.kind, OpKind::SyncData | OpKind::SyncDir) => {}
+            Verdict::Go | Verdict::Pretend => act()?,
         }
-        act()?;
         faults.after(&op);
         Ok(())
     }
@@ -108,7 +112,7 @@ impl Files {
         let Some(faults) = &self.0 else { return file.write_all_at(bytes, offset) };
         let op = Op { offset, bytes, file: Some(file), ..Op::on(OpKind::Write, path) };
         let (taken, error) = match faults.before(&op) {
-            Verdict::Go => (bytes.len(), None),
+            Verdict::Go | Verdict::Pretend => (bytes.len(), None),
             Verdict::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
             Verdict::Short(n, errno) => (n.min(bytes.len()), Some(errno)),
         };

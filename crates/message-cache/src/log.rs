@@ -228,10 +228,17 @@ impl PartitionLog {
     /// Seals the head, if there is one, and begins another with room for a frame of so many bytes. The caller holds the writer.
     pub(crate) fn begin_segment(&self, base: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
         let capacity = self.segment_bytes().max(segment::HEADER + bytes);
-        let segment = Arc::new(self.create_segment(base, capacity, self.predecessor())?);
+        let empty_head = {
+            let view = self.view.read();
+            view.head.as_ref().filter(|h| h.visible == segment::HEADER).map(|h| Arc::clone(&h.segment))
+        };
+        let segment = Arc::new(match empty_head {
+            // Too small for its first record; another would have its name.
+            Some(small) if small.base_offset == base => small.enlarge(capacity)?,
+            _ => self.create_segment(base, capacity, self.predecessor())?,
+        });
         let mut view = self.view.write();
         match view.head.take() {
-            // Too small for its first record. A segment of the same base has taken its name.
             Some(empty) if empty.visible == segment::HEADER => {
                 if empty.segment.base_offset != base {
                     let _ = self.options.files.remove(&empty.segment.path);

@@ -137,6 +137,15 @@ impl Segment {
         Self::map(path, file, header, capacity.max(len), len, files.clone())
     }
 
+    /// The same file with more room. There is no record in it yet, nor was one acknowledged.
+    pub fn enlarge(&self, capacity: u64) -> Result<Self, LogError> {
+        let larger = Self::open(self.path.clone(), capacity, true, &self.files)?;
+        if larger.len() > HEADER {
+            larger.truncate(HEADER)?;
+        }
+        Ok(larger)
+    }
+
     fn map(path: PathBuf, file: File, header: Header, capacity: u64, len: u64, files: Files) -> Result<Self, LogError> {
         let io = |e| LogError::io(&path, e);
         let map_len = usize::try_from(capacity).map_err(|_| format_error(&path, "too long to be mapped"))?;
@@ -171,9 +180,16 @@ impl Segment {
         self.file.metadata().is_ok_and(|m| m.len() >= len)
     }
 
-    /// What is wrong, once a page of the mapping could not be read, or the file was found to be shorter than it was written.
+    /// Refuses a segment of which a page could not be read, or whose file is shorter than it was written; also later, when
+    /// somebody made it as long again.
     pub fn check(&self) -> Result<(), LogError> {
-        if self.map.guard.is_damaged() { Err(LogError::Cut { path: self.path.clone() }) } else { Ok(()) }
+        if !self.map.guard.is_damaged() {
+            if self.is_long_enough() {
+                return Ok(());
+            }
+            self.map.guard.set_damaged();
+        }
+        Err(LogError::Cut { path: self.path.clone() })
     }
 
     /// As the next segment is to remember this one.
@@ -195,9 +211,6 @@ impl Segment {
         let at = self.len();
         debug_assert!(at + bytes.len() as u64 <= self.capacity);
         // Written behind the end, the file would get a hole that reads as zeros.
-        if !self.is_long_enough() {
-            self.map.guard.set_damaged();
-        }
         self.check()?;
         if self.has_refuse.load(Ordering::Acquire) {
             self.cut_back(at)?;
@@ -227,6 +240,8 @@ impl Segment {
     /// Cuts the file back to `len`; the caller knows that no record at or above it was ever handed out.
     pub fn truncate(&self, len: u64) -> Result<(), LogError> {
         self.cut_back(len)?;
+        // For good: should a power loss undo it after new records were written, whole ones of before would follow them.
+        self.sync().map_err(|e| LogError::io(&self.path, e))?;
         self.len.store(len, Ordering::Release);
         Ok(())
     }

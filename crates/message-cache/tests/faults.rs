@@ -231,6 +231,23 @@ fn resets() {
     check_both(&[(RemoveTree, "", Fail(EIO))], Reset, Io, Done);
 }
 
+/// What was refused before there was a record, and could not be cut off, does not show when a larger record needs more room.
+#[test]
+fn a_refused_first_record_leaves_nothing() {
+    let bench = Bench::new(true);
+    let log = bench.open();
+    log.reset(0).unwrap();
+    let rules = [(OpKind::Write, ".log", Verdict::Short(9999, EIO)), (OpKind::SetLen, ".log", Verdict::Fail(EIO))];
+    bench.script.set(&rules);
+    assert_eq!(act(&log, Act::Append), Answer::Io);
+    bench.script.set(&[]);
+    append(&log, &[9000]).unwrap();
+    assert_eq!(served(&log), [0]);
+    drop(log);
+    let log = bench.open();
+    assert_eq!((served(&log), log.stats().segments), (vec![0], 1));
+}
+
 /// What would be appended to a log that is half dropped would be lost with it.
 #[test]
 fn a_log_takes_nothing_until_its_reset_is_done() {
