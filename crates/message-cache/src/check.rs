@@ -110,7 +110,7 @@ fn check_record(index: &dyn Index, truth: &Tables, segment: &Segment, at: u64, e
     let at8 = (at / 8) as u32;
     let mut posted = |term: u32, what: &str| {
         let mut found = Vec::new();
-        match index.positions(segment, term, at8, 1, &mut found) {
+        match index.positions(segment, term, terms::Span::From(at8), 1, &mut found) {
             Ok(()) if found.first() == Some(&at8) => {}
             Ok(()) => faults.add(|| format!("offset {}: not in the index under {what}", entry.offset)),
             Err(e) => faults.add(|| format!("offset {}: {e}", entry.offset)),

@@ -209,9 +209,8 @@ impl Round<'_> {
 impl Output {
     fn write(&mut self) -> Result<(), LogError> {
         self.segment.append(&self.buffer)?;
-        for entry in self.entries.drain(..) {
-            self.tables.add(&self.segment, entry);
-        }
+        self.tables.add_all(&self.segment, &self.entries);
+        self.entries.clear();
         self.buffer.clear();
         Ok(())
     }

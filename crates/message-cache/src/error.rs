@@ -28,6 +28,9 @@ pub enum LogError {
     /// A file of another format or of a version that this build does not know.
     #[error("{}: {what}", path.display())]
     Format { path: PathBuf, what: String },
+    /// A search for one record was given up.
+    #[error("none of {looks} records that its terms led to matches the filter: name something rarer")]
+    TooBroad { looks: usize },
     #[error("offset {offset} is below the end of the log, {end}")]
     OutOfOrder { offset: i64, end: i64 },
     #[error("a record of {bytes} bytes cannot be stored: at most {max}")]

@@ -5,7 +5,7 @@ use crate::index::Index;
 use crate::keytable;
 use crate::record::Record;
 use crate::segment::Segment;
-use crate::terms;
+use crate::terms::{self, Span};
 
 /// Records that fulfil at least one clause. Without a clause there is no such record; [`Filter::all`] is for all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,15 @@ impl Clause {
     }
 }
 
-/// Positions of records, in bytes, in order, each once, that may match: the first `max` (at least one) from `from_at` on.
-/// No other record before the last of them matches; fewer than `max` are all that the segment has. `None`: no index
+/// Which part of a segment is looked at, in bytes, and from which end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    From(u64),
+    Below(u64),
+}
+
+/// Positions of records, in bytes, in the order of the span, each once, that may match: the first `max` (at least one).
+/// No other record before the last of them matches; fewer than `max` are all that the span has. `None`: no index
 /// helps, so every record is a candidate. Costs a few binary searches, and `max` postings for each clause.
 ///
 /// # Errors
@@ -53,22 +60,26 @@ pub fn candidates(
     index: &dyn Index,
     segment: &Segment,
     filter: &Filter,
-    from_at: u64,
+    span: At,
     max: usize,
 ) -> Result<Option<Vec<u64>>, LogError> {
     if filter.any.iter().any(Clause::matches_all) || !index.has_terms() {
         return Ok(None);
     }
     let max = max.max(1);
-    let Ok(from8) = u32::try_from(from_at.div_ceil(8)) else { return Ok(Some(Vec::new())) };
+    let span = match span {
+        At::From(at) => match u32::try_from(at.div_ceil(8)) {
+            Ok(from8) => Span::From(from8),
+            Err(_) => return Ok(Some(Vec::new())),
+        },
+        At::Below(at) => Span::Below(u32::try_from(at.div_ceil(8)).unwrap_or(u32::MAX)),
+    };
     let mut found = Vec::new();
     for clause in &filter.any {
-        of_clause(index, segment, clause, from8, max, &mut found)?;
+        of_clause(index, segment, clause, span, max, &mut found)?;
     }
-    found.sort_unstable();
-    found.dedup();
     // A list that was cut short has `max` entries, so the first `max` of all lists lie before the cut.
-    found.truncate(max);
+    span.order(&mut found, max);
     Ok(Some(found.into_iter().map(|at8| u64::from(at8) * 8).collect()))
 }
 
@@ -77,7 +88,7 @@ fn of_clause(
     index: &dyn Index,
     segment: &Segment,
     clause: &Clause,
-    from8: u32,
+    span: Span,
     max: usize,
     out: &mut Vec<u32>,
 ) -> Result<(), LogError> {
@@ -101,11 +112,11 @@ fn of_clause(
         }
     }
     let Some((_, term)) = rarest else { return Ok(()) };
-    index.positions(segment, term, from8, max, out)?;
+    index.positions(segment, term, span, max, out)?;
     if newest.is_empty() {
-        return index.positions(segment, terms::CROWDED, from8, max, out);
+        return index.positions(segment, terms::CROWDED, span, max, out);
     }
-    out.extend(newest.into_iter().filter(|at8| *at8 >= from8));
+    out.extend(newest.into_iter().filter(|at8| span.holds(*at8)));
     Ok(())
 }
 
@@ -175,7 +186,7 @@ mod tests {
     fn read(index: &dyn Index, segment: &Segment, filter: &Filter, from_at: u64, max: usize) -> Option<Vec<u64>> {
         let (mut all, mut from) = (Vec::new(), from_at);
         loop {
-            let step = candidates(index, segment, filter, from, max).unwrap()?;
+            let step = candidates(index, segment, filter, At::From(from), max).unwrap()?;
             assert!(step.is_sorted_by(|a, b| a < b) && step.first().is_none_or(|at| *at >= from) && step.len() <= max);
             all.extend(step.iter().copied().filter(|at| filter.matches(&segment.record(*at).unwrap())));
             match step.last() {
@@ -245,9 +256,9 @@ mod tests {
                 let records = found.map(|f| f.into_iter().filter(|at| filter.matches(&segment.record(*at).unwrap())));
                 records.map(Iterator::collect::<Vec<_>>)
             };
-            let whole = candidates(&tables, &segment, &filter, 0, usize::MAX).unwrap();
+            let whole = candidates(&tables, &segment, &filter, At::From(0), usize::MAX).unwrap();
             let Some(disk) = DiskIndex::open(&segment) else { return Ok(()) };
-            if let Ok(found) = candidates(&disk, &segment, &filter, 0, usize::MAX) {
+            if let Ok(found) = candidates(&disk, &segment, &filter, At::From(0), usize::MAX) {
                 prop_assert_eq!(matching(found), matching(whole));
             }
             for key in 0..9u8 {
@@ -264,8 +275,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (segment, tables) = segment_of(dir.path(), &[(None, vec![])]);
         let none = Filter { any: vec![] };
-        assert_eq!(candidates(&tables, &segment, &none, 0, 9).unwrap(), Some(vec![]));
-        assert_eq!(candidates(&tables, &segment, &Filter::all(), 0, 9).unwrap(), None);
+        assert_eq!(candidates(&tables, &segment, &none, At::From(0), 9).unwrap(), Some(vec![]));
+        assert_eq!(candidates(&tables, &segment, &Filter::all(), At::From(0), 9).unwrap(), None);
         let record = segment.record(crate::segment::HEADER).unwrap();
         assert!(Filter::all().matches(&record) && !none.matches(&record));
     }

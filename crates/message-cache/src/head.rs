@@ -1,13 +1,13 @@
 //! What is known of a segment while it is in memory: the head, and a sealed segment until its index file is written.
 
 use crate::error::LogError;
-use crate::filter::{self, Filter};
+use crate::filter::{self, At, Filter};
 use crate::frame::Fixed;
 use crate::index::{Index, Summary};
 use crate::keymap::KeyMap;
 use crate::keytable::{self, Slot};
 use crate::segment::Segment;
-use crate::terms::{self, Terms};
+use crate::terms::{self, Span, Terms};
 
 /// Bytes of records between two entries of the sparse index: a search reads at most this many headers of frames.
 const SPARSE_BYTES: u64 = 16 * 1024;
@@ -108,8 +108,8 @@ impl Tables {
     }
 
     /// As [`filter::candidates`].
-    pub fn candidates(&self, segment: &Segment, filter: &Filter, from_at: u64, max: usize) -> Result<Option<Vec<u64>>, LogError> {
-        filter::candidates(self, segment, filter, from_at, max)
+    pub fn candidates(&self, segment: &Segment, filter: &Filter, span: At, max: usize) -> Result<Option<Vec<u64>>, LogError> {
+        filter::candidates(self, segment, filter, span, max)
     }
 
     /// As [`Sealed::verify`](crate::sealed::Sealed::verify), of the head.
@@ -165,8 +165,8 @@ impl Index for Tables {
         Ok(self.terms.count(term))
     }
 
-    fn positions(&self, _: &Segment, term: u32, from8: u32, max: usize, out: &mut Vec<u32>) -> Result<(), LogError> {
-        self.terms.positions(term, from8, max, out);
+    fn positions(&self, _: &Segment, term: u32, span: Span, max: usize, out: &mut Vec<u32>) -> Result<(), LogError> {
+        self.terms.positions(term, span, max, out);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::head::{self, Last, Sparse, Tables};
 use crate::keytable::{self, BadPage, PAGE};
 use crate::segment::Segment;
 use crate::sigbus::Guard;
-use crate::terms;
+use crate::terms::{self, Span};
 
 /// The indexes of one segment. Positions are those of frames, in units of 8 bytes. An error is a damaged page of the file,
 /// never a miss: a miss could bring an older record to light, or hide one.
@@ -39,8 +39,8 @@ pub trait Index {
     /// How many records may have a term, about.
     fn count(&self, segment: &Segment, term: u32) -> Result<usize, LogError>;
 
-    /// Adds the first `max` records from `from8` on that may have a term, in order, each once.
-    fn positions(&self, segment: &Segment, term: u32, from8: u32, max: usize, out: &mut Vec<u32>) -> Result<(), LogError>;
+    /// Adds the first `max` records within a span that may have a term, in its order, each once.
+    fn positions(&self, segment: &Segment, term: u32, span: Span, max: usize, out: &mut Vec<u32>) -> Result<(), LogError>;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,8 +181,8 @@ impl Index for DiskIndex {
         count.map_err(|page| self.bad_page(segment, &self.parts.terms, page))
     }
 
-    fn positions(&self, segment: &Segment, term: u32, from8: u32, max: usize, out: &mut Vec<u32>) -> Result<(), LogError> {
-        let read = terms::positions_in(self.part(&self.parts.terms), term, from8, max, out);
+    fn positions(&self, segment: &Segment, term: u32, span: Span, max: usize, out: &mut Vec<u32>) -> Result<(), LogError> {
+        let read = terms::positions_in(self.part(&self.parts.terms), term, span, max, out);
         read.map_err(|page| self.bad_page(segment, &self.parts.terms, page))
     }
 }

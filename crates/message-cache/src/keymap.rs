@@ -21,6 +21,7 @@ impl Default for KeyMap {
 }
 
 impl KeyMap {
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }

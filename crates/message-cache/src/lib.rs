@@ -28,6 +28,7 @@ mod read;
 mod reader;
 mod record;
 mod recovery;
+mod renew;
 mod retention;
 mod scan;
 mod sealed;

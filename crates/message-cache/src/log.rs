@@ -83,7 +83,7 @@ pub struct PartitionLog {
 pub struct Writer {
     buffer: Vec<u8>,
     entries: Vec<Entry>,
-    poison: Option<String>,
+    pub poison: Option<String>,
 }
 
 /// What readers see. Records get here after they were written, and made durable where that is asked for.
@@ -270,7 +270,7 @@ impl PartitionLog {
         }
     }
 
-    fn create_segment(&self, base_offset: i64, capacity: u64, follows: Option<Follows>) -> Result<Segment, LogError> {
+    pub(crate) fn create_segment(&self, base_offset: i64, capacity: u64, follows: Option<Follows>) -> Result<Segment, LogError> {
         let (now_ms, durable) = (self.shared.clock.now_ms(), self.options.durable);
         let birth = Birth { base_offset, generation: 0, capacity, now_ms, follows, durable };
         Segment::create(&self.dir, &birth, &self.options.files)
@@ -281,9 +281,7 @@ impl PartitionLog {
         {
             let mut view = self.view.write();
             if let Some(head) = &mut view.head {
-                for entry in entries {
-                    head.tables.add(segment, *entry);
-                }
+                head.tables.add_all(segment, entries);
                 head.visible = segment.len();
             }
         }
@@ -300,69 +298,6 @@ impl PartitionLog {
     pub fn skip_to(&self, next_offset: i64) {
         let _writer = self.writer.lock();
         self.move_end(next_offset);
-    }
-
-    /// Moves the start of the log forward: the records below are gone, as after `delete-records` or retention in the cluster.
-    /// Never moves it back. Beyond the end it takes the end with it: the cluster no longer has what lay between.
-    ///
-    /// # Errors
-    /// When a log that is the only copy cannot make this durable; it holds until a restart all the same.
-    pub fn move_start(&self, offset: i64) -> Result<(), LogError> {
-        {
-            let _writer = self.writer.lock();
-            let mut view = self.view.write();
-            if offset <= view.start {
-                return Ok(());
-            }
-            view.start = offset;
-            self.end.fetch_max(offset, Ordering::AcqRel);
-        }
-        self.shared.ring();
-        if self.options.durable { self.write_manifest() } else { Ok(()) }
-    }
-
-    /// Drops everything; the log then begins, empty, at this offset.
-    pub fn reset(&self, start_offset: i64) -> Result<(), LogError> {
-        self.drop_all(Some(start_offset))
-    }
-
-    /// Drops everything; the log is then as [fresh](Self::is_fresh) as one that never held a record.
-    pub fn clear(&self) -> Result<(), LogError> {
-        self.drop_all(None)
-    }
-
-    fn drop_all(&self, start_offset: Option<i64>) -> Result<(), LogError> {
-        if !self.is_fresh() {
-            self.life.fetch_add(1, Ordering::AcqRel);
-        }
-        let mut keeping = self.keeping.lock();
-        let mut writer = self.writer.lock();
-        // What would be appended to a half dropped log would be dropped with it.
-        writer.poison = Some("a reset did not finish; reset it again".into());
-        // The old life disappears in one step, so that a crash cannot leave half of it behind.
-        let dead = self.dir.with_extension(format!("dead-{:08x}", fastrand::u32(..)));
-        let files = &self.options.files;
-        match files.rename(&self.dir, &dead) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io(&self.dir, e)),
-            _ => {}
-        }
-        // And for good: a power loss must not bring it back.
-        let renewed = files.create_dirs(&self.dir, false).and_then(|()| files.sync_parent(&self.dir));
-        renewed.map_err(|e| LogError::io(&self.dir, e))?;
-        let segment = start_offset.map(|offset| self.create_segment(offset, self.segment_bytes(), None)).transpose()?;
-        let start = start_offset.unwrap_or(0);
-        {
-            let head = segment.map(|s| Head { segment: Arc::new(s), tables: Tables::default(), visible: segment::HEADER });
-            *self.view.write() = View { start, clean: start, sealed: Arc::default(), head };
-            self.end.store(start, Ordering::Release);
-        }
-        keeping.written = None;
-        writer.poison = None;
-        self.shared.ring();
-        match files.remove_tree(&dead) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LogError::io(&dead, e)),
-            _ => Ok(()),
-        }
     }
 
     /// Where the log begins; 0 before anything is in it.

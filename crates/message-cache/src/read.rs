@@ -12,7 +12,6 @@ use crate::record::Record;
 use crate::scan::Scan;
 use crate::sealed::{self, Sealed};
 use crate::segment::{self, Segment};
-use crate::take::Want;
 
 type Place = (Arc<Segment>, u64);
 
@@ -31,24 +30,7 @@ impl PartitionLog {
     pub fn newest(&self, clause: &Clause, conflate: bool) -> Result<Option<Record>, LogError> {
         match &clause.key {
             Some(key) if clause.headers.is_empty() || conflate => Ok(self.latest(key)?.filter(|r| clause.matches(r))),
-            _ => self.newest_match(clause, conflate),
-        }
-    }
-
-    fn newest_match(&self, clause: &Clause, conflate: bool) -> Result<Option<Record>, LogError> {
-        let filter = Filter { any: vec![clause.clone()] };
-        let (mut from, mut newest) = (self.start_offset(), None);
-        loop {
-            let want = Want { from, records_max: 64, bytes_max: 1 << 20, filter: &filter, conflate, tombstones_from: 0 };
-            let taken = self.take(&want);
-            if let Some(fault) = taken.fault {
-                return Err(fault);
-            }
-            newest = taken.records.into_iter().next_back().or(newest);
-            if taken.next == from {
-                return Ok(newest);
-            }
-            from = taken.next;
+            _ => self.newest_match(&Filter { any: vec![clause.clone()] }, conflate),
         }
     }
 
@@ -59,7 +41,7 @@ impl PartitionLog {
     }
 
     /// Whether the topic's configuration still has this record.
-    fn is_served(&self, record: &Record) -> bool {
+    pub(crate) fn is_served(&self, record: &Record) -> bool {
         let shared = &self.shared;
         record.offset() >= self.start_offset() && !shared.policy().is_expired(record.timestamp_ms(), shared.clock.now_ms())
     }
@@ -121,6 +103,18 @@ impl PartitionLog {
         let scan = self.scan_at(i64::MIN, |s| s.before_time(timestamp_ms), |sparse| sealed::before_time(sparse, timestamp_ms));
         let found = scan.filter_map(Result::ok).find(|r| r.timestamp_ms() >= timestamp_ms);
         found.map_or_else(|| self.end_offset(), |r| r.offset())
+    }
+
+    /// Reads every record and asks every index about it. What is wrong, in words; empty if all is well. Takes as long as
+    /// reading the files does; appends wait while the head is looked at.
+    pub fn verify(&self) -> Vec<String> {
+        let sealed = Arc::clone(&self.view.read().sealed);
+        let mut faults: Vec<String> = sealed.iter().flat_map(|s| s.verify()).collect();
+        let view = self.view.read();
+        faults.extend(view.head.iter().flat_map(|h| h.tables.verify(&h.segment)));
+        drop(view);
+        faults.extend(self.check_files().err().map(|e| e.to_string()));
+        faults
     }
 
     pub(crate) fn count_corrupt(&self, error: &LogError) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, OnceLock, mpsc};
 use parking_lot::RwLock;
 
 use crate::error::LogError;
-use crate::filter::{self, Filter};
+use crate::filter::{self, At, Filter};
 use crate::head::{Last, Sparse, Tables};
 use crate::index::{self, DiskIndex, Index, Summary};
 use crate::segment::Segment;
@@ -66,8 +66,8 @@ impl Sealed {
     }
 
     /// As [`filter::candidates`].
-    pub fn candidates(&self, filter: &Filter, from_at: u64, max: usize) -> Result<Option<Vec<u64>>, LogError> {
-        self.with(|index| filter::candidates(index, &self.segment, filter, from_at, max))
+    pub fn candidates(&self, filter: &Filter, span: At, max: usize) -> Result<Option<Vec<u64>>, LogError> {
+        self.with(|index| filter::candidates(index, &self.segment, filter, span, max))
     }
 
     /// Reads all records and asks the index for each: what is wrong, in words; empty if all is well.

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::LogError;
-use crate::filter::Filter;
+use crate::filter::{At, Filter};
 use crate::head::Sparse;
 use crate::log::PartitionLog;
 use crate::record::Record;
-use crate::sealed;
-use crate::segment::Segment;
+use crate::sealed::{self, Sealed};
+use crate::segment::{self, Segment};
 
 /// Most frames that one call looks at, so that a reader who wants few of them lets others have the thread.
 const LOOK_MAX: usize = 8192;
+/// Most records that are looked at for the newest match: beyond, the terms of a filter are each frequent and seldom together.
+const NEWEST_LOOK_MAX: usize = 100_000;
+/// Positions that an index is asked for at a time.
+const CANDIDATES: usize = 256;
 /// Segments that one call looks into.
 const SEGMENTS_MAX: usize = 8;
 
@@ -48,6 +52,10 @@ struct Source {
     visible: u64,
     /// Where to begin.
     at: u64,
+    /// `None` for the head, whose index is asked under the lock of the view.
+    sealed: Option<Arc<Sealed>>,
+    /// No record of it has this offset or a higher one.
+    ends_at: i64,
 }
 
 impl PartitionLog {
@@ -57,7 +65,7 @@ impl PartitionLog {
         let expired_before = policy.expired_before(self.shared.clock.now_ms());
         // In this order: what is below the end is in the view.
         let end = self.end_offset();
-        let (start, sources, is_whole) = self.sources(want.from);
+        let (start, sources, is_whole) = self.sources(want.from, end);
         let from = want.from.max(start);
         let gap = (want.from < start).then_some(want.from..start);
         let mut taken = Taken { next: from, gap, ..Taken::default() };
@@ -84,27 +92,45 @@ impl PartitionLog {
     }
 
     /// The start of the log, the segments from an offset on, and whether these are all.
-    fn sources(&self, from: i64) -> (i64, Vec<Source>, bool) {
+    fn sources(&self, from: i64, end: i64) -> (i64, Vec<Source>, bool) {
         let view = self.view.read();
         let from = from.max(view.start);
         let mut sources = Vec::new();
         let first = view.sealed.partition_point(|s| s.segment.base_offset <= from).saturating_sub(1);
-        for s in view.sealed[first.min(view.sealed.len())..].iter() {
+        let head_base = view.head.as_ref().map_or(end, |h| h.segment.base_offset);
+        let next_bases = view.sealed.iter().skip(first + 1).map(|s| s.segment.base_offset).chain([head_base]);
+        for (s, ends_at) in view.sealed.iter().skip(first).zip(next_bases) {
             if s.last().is_none_or(|l| l.offset < from) {
                 continue;
             }
             if sources.len() == SEGMENTS_MAX {
                 return (view.start, sources, false);
             }
-            let segment = Arc::clone(&s.segment);
-            sources.push(Source { visible: segment.len(), at: s.before_offset(from), segment });
+            let (segment, at, sealed) = (Arc::clone(&s.segment), s.before_offset(from), Some(Arc::clone(s)));
+            sources.push(Source { visible: segment.len(), at, segment, sealed, ends_at });
         }
         if let Some(head) = &view.head {
             let sparse: &[Sparse] = &head.tables.sparse;
             let (segment, at) = (Arc::clone(&head.segment), sealed::before_offset(sparse, from));
-            sources.push(Source { segment, visible: head.visible, at });
+            sources.push(Source { segment, visible: head.visible, at, sealed: None, ends_at: end });
         }
         (view.start, sources, true)
+    }
+}
+
+impl Source {
+    /// The last positions below one, falling: for a segment whose index cannot tell which to look at.
+    fn positions_below(&self, below: u64) -> Vec<u64> {
+        let mut last = std::collections::VecDeque::with_capacity(CANDIDATES);
+        let mut at = segment::HEADER;
+        while at < below.min(self.visible) {
+            if last.len() == CANDIDATES {
+                last.pop_front();
+            }
+            last.push_back(at);
+            at = self.segment.peek(at).map_or(self.visible, |fixed| at + fixed.stride() as u64);
+        }
+        last.into_iter().rev().collect()
     }
 }
 
@@ -117,40 +143,89 @@ struct Looker<'a, 'w> {
 }
 
 impl Looker<'_, '_> {
+    fn is_enough(&self) -> bool {
+        let full = self.taken.records.len() >= self.want.records_max || self.bytes >= self.want.bytes_max;
+        full || self.looks == 0 || self.taken.fault.is_some()
+    }
+
     /// Looks through a segment; false when it is enough.
     fn look(&mut self, log: &PartitionLog, source: &Source) -> bool {
+        let whole = match log.candidates(source, self.want.filter, At::From(source.at)) {
+            Ok(Some(first)) => self.look_by_index(log, source, first),
+            Ok(None) => self.look_at_all(log, source),
+            Err(error) => {
+                // Slower, and nothing is missed.
+                log.count_corrupt(&error);
+                self.look_at_all(log, source)
+            }
+        };
+        if whole {
+            self.taken.next = self.taken.next.max(source.ends_at);
+        }
+        whole
+    }
+
+    fn look_by_index(&mut self, log: &PartitionLog, source: &Source, mut positions: Vec<u64>) -> bool {
+        loop {
+            for &at in &positions {
+                if self.is_enough() {
+                    return false;
+                }
+                self.looks -= 1;
+                // What came after the look at the end is for the next call.
+                if at >= source.visible {
+                    return true;
+                }
+                if source.segment.peek(at).is_ok_and(|fixed| fixed.offset < self.taken.next) {
+                    continue;
+                }
+                match source.segment.record(at) {
+                    Ok(record) => self.offer(record),
+                    Err(error) => return self.stumble(log, source, at, error),
+                }
+            }
+            let Some(last) = positions.last().filter(|_| positions.len() == CANDIDATES) else { return true };
+            positions = match log.candidates(source, self.want.filter, At::From(last + 8)) {
+                Ok(Some(more)) => more,
+                // Sealed meanwhile, without an index of terms; or a damaged page: read on from here.
+                _ => return self.look_at_all(log, source),
+            };
+        }
+    }
+
+    fn look_at_all(&mut self, log: &PartitionLog, source: &Source) -> bool {
         let mut at = source.at;
         while at < source.visible {
-            let is_enough = self.taken.records.len() >= self.want.records_max || self.bytes >= self.want.bytes_max;
-            if is_enough || self.looks == 0 || self.taken.fault.is_some() {
+            if self.is_enough() {
                 return false;
             }
-            self.looks -= 1;
             // Frames before the wanted offset are stepped over by their lengths; only what is handed out is verified.
             if let Ok(fixed) = source.segment.peek(at)
                 && fixed.offset < self.taken.next
             {
-                self.looks += 1;
                 at += fixed.stride() as u64;
                 continue;
             }
+            self.looks -= 1;
             match source.segment.record(at) {
                 Ok(record) => {
                     at += record.stride() as u64;
                     self.offer(record);
                 }
-                Err(error) => {
-                    log.count_corrupt(&error);
-                    self.taken.fault = Some(error);
-                    let next = source.segment.resync(at, self.taken.next - 1);
-                    at = next.unwrap_or(source.visible);
-                    let behind = next.and_then(|n| source.segment.peek(n).ok()).map(|f| f.offset);
-                    // The stretch reached the end of the segment: the next one goes on.
-                    self.taken.next = behind.unwrap_or_else(|| log.base_after(&source.segment));
-                }
+                Err(error) => return self.stumble(log, source, at, error),
             }
         }
         true
+    }
+
+    /// Notes a stretch that cannot be read, and where it ends.
+    fn stumble(&mut self, log: &PartitionLog, source: &Source, at: u64, error: LogError) -> bool {
+        log.count_corrupt(&error);
+        self.taken.fault = Some(error);
+        let next = source.segment.resync(at, self.taken.next - 1);
+        let behind = next.filter(|at| *at < source.visible).and_then(|at| source.segment.peek(at).ok()).map(|f| f.offset);
+        self.taken.next = behind.unwrap_or(source.ends_at).max(self.taken.next);
+        false
     }
 
     fn offer(&mut self, record: Record) {
@@ -166,11 +241,76 @@ impl Looker<'_, '_> {
 }
 
 impl PartitionLog {
-    /// The base offset of the segment behind this one; the end of the log if there is none.
-    fn base_after(&self, segment: &Segment) -> i64 {
+    /// Positions in a segment that may match a filter; `None` if all may.
+    fn candidates(&self, source: &Source, filter: &Filter, span: At) -> Result<Option<Vec<u64>>, LogError> {
+        if let Some(sealed) = &source.sealed {
+            return sealed.candidates(filter, span, CANDIDATES);
+        }
         let view = self.view.read();
-        let bases = view.sealed.iter().map(|s| s.segment.base_offset).chain(view.head.as_ref().map(|h| h.segment.base_offset));
-        let next = bases.filter(|base| *base > segment.base_offset).min();
-        next.unwrap_or_else(|| self.end_offset())
+        match &view.head {
+            Some(head) if Arc::ptr_eq(&head.segment, &source.segment) => {
+                head.tables.candidates(&head.segment, filter, span, CANDIDATES)
+            }
+            // Sealed meanwhile.
+            _ => view
+                .sealed
+                .iter()
+                .find(|s| Arc::ptr_eq(&s.segment, &source.segment))
+                .map_or(Ok(None), |s| s.candidates(filter, span, CANDIDATES)),
+        }
+    }
+
+    /// The newest record that matches a filter; with `conflate`, only if it is the newest of its key. From the newest on, so
+    /// that it costs as much as there are newer ones that the index takes for a match.
+    ///
+    /// # Errors
+    /// [`LogError::TooBroad`] after [`NEWEST_LOOK_MAX`] records that did not match.
+    pub(crate) fn newest_match(&self, filter: &Filter, conflate: bool) -> Result<Option<Record>, LogError> {
+        let (start, sources) = self.all_sources();
+        let mut looks = NEWEST_LOOK_MAX;
+        for source in sources.iter().rev() {
+            let mut below = source.visible;
+            loop {
+                let found = self.candidates(source, filter, At::Below(below))?;
+                let positions = found.unwrap_or_else(|| source.positions_below(below));
+                for &at in &positions {
+                    looks -= 1;
+                    if looks == 0 {
+                        return Err(LogError::TooBroad { looks: NEWEST_LOOK_MAX });
+                    }
+                    let record = source.segment.record(at)?;
+                    if record.offset() < start {
+                        return Ok(None);
+                    }
+                    if filter.matches(&record) && self.is_served(&record) && (!conflate || self.is_latest(&record)?) {
+                        return Ok(Some(record));
+                    }
+                }
+                match positions.last() {
+                    Some(last) if positions.len() == CANDIDATES => below = *last,
+                    _ => break,
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn all_sources(&self) -> (i64, Vec<Source>) {
+        let view = self.view.read();
+        let sealed = view.sealed.iter().map(|s| Source {
+            segment: Arc::clone(&s.segment),
+            visible: s.segment.len(),
+            at: segment::HEADER,
+            sealed: Some(Arc::clone(s)),
+            ends_at: i64::MAX,
+        });
+        let head = view.head.as_ref().map(|h| Source {
+            segment: Arc::clone(&h.segment),
+            visible: h.visible,
+            at: segment::HEADER,
+            sealed: None,
+            ends_at: i64::MAX,
+        });
+        (view.start, sealed.chain(head).collect())
     }
 }

@@ -63,6 +63,39 @@ impl Run {
     }
 }
 
+/// Which positions / 8 are wanted, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// From here on, rising.
+    From(u32),
+    /// Below this, falling.
+    Below(u32),
+}
+
+impl Span {
+    fn edge8(self) -> u32 {
+        let (Self::From(at8) | Self::Below(at8)) = self;
+        at8
+    }
+
+    pub fn holds(self, at8: u32) -> bool {
+        match self {
+            Self::From(from) => at8 >= from,
+            Self::Below(below) => at8 < below,
+        }
+    }
+
+    /// The first `max` in the order of the span, each once.
+    pub fn order(self, found: &mut Vec<u32>, max: usize) {
+        found.sort_unstable();
+        found.dedup();
+        if let Self::Below(_) = self {
+            found.reverse();
+        }
+        found.truncate(max);
+    }
+}
+
 /// The postings of one segment in memory.
 #[derive(Default)]
 pub struct Terms {
@@ -114,17 +147,20 @@ impl Terms {
         self.runs.iter().map(in_run).sum::<usize>() + self.tail.iter().filter(|s| s.hash == term).count()
     }
 
-    /// Adds positions / 8 from `from8` on, in order, each once: the first `max` of a term.
-    pub fn positions(&self, term: u32, from8: u32, max: usize, out: &mut Vec<u32>) {
+    /// Adds positions / 8 of a term within a span, in its order, each once: the first `max`.
+    pub fn positions(&self, term: u32, span: Span, max: usize, out: &mut Vec<u32>) {
         let mut found = Vec::new();
-        for run in self.runs.iter().filter(|r| r.at8_max >= from8) {
-            let from = run.sorted.partition_point(|s| *s < Slot { hash: term, at8: from8 });
-            found.extend(run.sorted[from..].iter().take(max).take_while(|s| s.hash == term).map(|s| s.at8));
+        let edge = Slot { hash: term, at8: span.edge8() };
+        for run in self.runs.iter().filter(|r| span.holds(r.at8_max) || matches!(span, Span::Below(_))) {
+            let (before, after) = run.sorted.split_at(run.sorted.partition_point(|s| *s < edge));
+            let is_of_term = |s: &&Slot| s.hash == term;
+            match span {
+                Span::From(_) => found.extend(after.iter().take(max).take_while(is_of_term).map(|s| s.at8)),
+                Span::Below(_) => found.extend(before.iter().rev().take(max).take_while(is_of_term).map(|s| s.at8)),
+            }
         }
-        found.extend(self.tail.iter().filter(|s| s.hash == term && s.at8 >= from8).map(|s| s.at8));
-        found.sort_unstable();
-        found.dedup();
-        found.truncate(max);
+        found.extend(self.tail.iter().filter(|s| s.hash == term && span.holds(s.at8)).map(|s| s.at8));
+        span.order(&mut found, max);
         out.append(&mut found);
     }
 
@@ -176,8 +212,29 @@ pub fn count_in(pages: &[u8], term: u32) -> Result<usize, BadPage> {
 }
 
 /// As [`Terms::positions`], in pages.
-pub fn positions_in(pages: &[u8], term: u32, from8: u32, max: usize, out: &mut Vec<u32>) -> Result<(), BadPage> {
-    let first = rank(pages, Slot { hash: term, at8: from8 })?;
+pub fn positions_in(pages: &[u8], term: u32, span: Span, max: usize, out: &mut Vec<u32>) -> Result<(), BadPage> {
+    let first = rank(pages, Slot { hash: term, at8: span.edge8() })?;
+    if let Span::Below(_) = span {
+        let mut left = max;
+        let (mut i, mut take) = (first / ENTRIES_MAX, first % ENTRIES_MAX);
+        loop {
+            if take > 0 {
+                let page = Page::read(pages, i)?;
+                let slots: Vec<Slot> = page.slots().take(take).collect();
+                for slot in slots.iter().rev() {
+                    if slot.hash != term || left == 0 {
+                        return Ok(());
+                    }
+                    out.push(slot.at8);
+                    left -= 1;
+                }
+            }
+            if i == 0 {
+                return Ok(());
+            }
+            (i, take) = (i - 1, ENTRIES_MAX);
+        }
+    }
     let (mut left, mut skip) = (max, first % ENTRIES_MAX);
     for i in first / ENTRIES_MAX..pages.len() / PAGE {
         let page = Page::read(pages, i)?;
@@ -213,6 +270,19 @@ mod tests {
             assert!(counts.contains(&terms.count(term)), "{} of {counts:?}", terms.count(term));
             let tolerance = if term == u32::MAX { ENTRIES_MAX } else { 0 };
             assert!(count_in(&pages, term).unwrap().abs_diff(expected.len()) <= tolerance);
+            let mut backwards = Vec::new();
+            loop {
+                let (before, edge) = (backwards.len(), Span::Below(backwards.last().copied().unwrap_or(u32::MAX)));
+                terms.positions(term, edge, max, &mut backwards);
+                let mut in_pages = Vec::new();
+                positions_in(&pages, term, edge, max, &mut in_pages).unwrap();
+                assert_eq!(in_pages, backwards[before..]);
+                if backwards.len() - before < max {
+                    break;
+                }
+            }
+            backwards.reverse();
+            assert_eq!(backwards, expected.iter().copied().filter(|at8| *at8 < u32::MAX).collect::<Vec<_>>());
             let in_steps = |step: &dyn Fn(u32, &mut Vec<u32>)| {
                 let mut all = Vec::new();
                 loop {
@@ -225,8 +295,8 @@ mod tests {
                     }
                 }
             };
-            assert_eq!(in_steps(&|from, out| terms.positions(term, from, max, out)), expected);
-            assert_eq!(in_steps(&|from, out| positions_in(&pages, term, from, max, out).unwrap()), expected);
+            assert_eq!(in_steps(&|from, out| terms.positions(term, Span::From(from), max, out)), expected);
+            assert_eq!(in_steps(&|from, out| positions_in(&pages, term, Span::From(from), max, out).unwrap()), expected);
         }
     }
 
@@ -251,7 +321,7 @@ mod tests {
             let at = at.index(pages.len());
             pages[at] ^= 1 << bit;
             let mut found = Vec::new();
-            let answer = positions_in(&pages, term, 0, 2000, &mut found);
+            let answer = positions_in(&pages, term, Span::From(0), 2000, &mut found);
             prop_assert!(answer.is_err() || found.len() == 250);
         }
     }
