@@ -2,7 +2,7 @@
 
 use crate::error::LogError;
 use crate::filter::{self, At, Filter};
-use crate::frame::Fixed;
+use crate::frame::{self, FIXED, Fixed};
 use crate::index::{Index, Summary};
 use crate::keymap::KeyMap;
 use crate::keytable::{self, Slot};
@@ -62,10 +62,10 @@ impl Tables {
     /// Adds the records of one write, in order. As [`Tables::add`] for each, but waits for memory once for many.
     pub fn add_all(&mut self, segment: &Segment, entries: &[Entry]) {
         for some in entries.chunks(AHEAD) {
-            let hashes = some.iter().filter_map(|e| e.key_hash);
-            let older = hashes.filter_map(|h| self.keys.glance(h));
+            let older = some.iter().filter_map(|e| self.keys.glance(e.key_hash?));
+            let byte = |at: u64| segment.bytes_from(at).first().map_or(0, |b| u32::from(*b));
             // Nothing is made of what is read here: it is to be near when it is needed below.
-            let touched = older.map(|at8| segment.bytes_from(u64::from(at8) * 8).first().map_or(0, |b| u32::from(*b)));
+            let touched = older.map(|at8| u64::from(at8) * 8).map(|at| byte(at) ^ byte(at + FIXED as u64));
             std::hint::black_box(touched.sum::<u32>());
             some.iter().for_each(|entry| self.add(segment, *entry));
         }
@@ -80,17 +80,16 @@ impl Tables {
         self.last = Some(Last { offset: entry.offset, timestamp_ms: entry.timestamp_ms });
         self.time_max = self.time_max.max(Some(entry.timestamp_ms));
         let at8 = (entry.at / 8) as u32;
+        let frame = segment.bytes_from(entry.at);
+        let fixed = frame::peek(frame).ok();
         if let Some(hash) = entry.key_hash {
-            let is_same_key = |older| key_at(segment, older) == key_at(segment, at8);
-            if let Some(replaced) = self.keys.replace(hash, at8, is_same_key) {
+            let key = fixed.and_then(|f| f.key_range()).map(|r| &frame[r]);
+            if let Some(replaced) = self.keys.replace(hash, at8, |older| key_at(segment, older) == key) {
                 self.terms.post(terms::of_key(hash), replaced);
             }
         }
-        if let Ok(fixed) = segment.peek(entry.at)
-            && fixed.headers_len > 0
-        {
-            let headers = &segment.bytes_from(entry.at)[fixed.headers_range()];
-            terms::of_headers(headers).for_each(|term| self.terms.post(term, at8));
+        if let Some(fixed) = fixed.filter(|f| f.headers_len > 0) {
+            terms::of_headers(&frame[fixed.headers_range()]).for_each(|term| self.terms.post(term, at8));
         }
     }
 

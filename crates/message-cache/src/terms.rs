@@ -42,24 +42,34 @@ pub fn of_header(name: &str, value: Option<&[u8]>) -> u32 {
 
 /// The terms that the headers of a record are posted under, some perhaps twice.
 pub fn of_headers(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    let crowded = frame::headers(bytes).nth(HEADERS_MAX).is_some();
+    // The length tells it of nearly all: a header takes 8 bytes at least.
+    let crowded = bytes.len() > HEADERS_MAX * 8 && frame::headers(bytes).nth(HEADERS_MAX).is_some();
     let each = frame::headers(if crowded { &[] } else { bytes }).map(|h| of_header(h.name, h.value));
     each.chain(crowded.then_some(CROWDED))
+}
+
+/// A posting in memory, `term << 32 | at8`: one number is sorted faster than two.
+fn posting(term: u32, at8: u32) -> u64 {
+    u64::from(term) << 32 | u64::from(at8)
+}
+
+fn term_of(posting: u64) -> u32 {
+    (posting >> 32) as u32
 }
 
 struct Run {
     /// How often its postings were merged.
     level: u32,
     at8_max: u32,
-    sorted: Vec<Slot>,
+    sorted: Vec<u64>,
 }
 
 impl Run {
-    fn new(level: u32, mut slots: Vec<Slot>) -> Self {
+    fn new(level: u32, mut sorted: Vec<u64>) -> Self {
         // The stable sort, as it finds the runs that a merge is made of.
-        slots.sort();
-        slots.dedup();
-        Self { level, at8_max: slots.iter().map(|s| s.at8).max().unwrap_or(0), sorted: slots }
+        sorted.sort();
+        sorted.dedup();
+        Self { level, at8_max: sorted.iter().map(|p| *p as u32).max().unwrap_or(0), sorted }
     }
 }
 
@@ -99,7 +109,7 @@ impl Span {
 /// The postings of one segment in memory.
 #[derive(Default)]
 pub struct Terms {
-    tail: Vec<Slot>,
+    tail: Vec<u64>,
     /// The older the further merged.
     runs: Vec<Run>,
     count: usize,
@@ -112,7 +122,7 @@ impl Terms {
             return;
         }
         self.count += 1;
-        self.tail.push(Slot { hash: term, at8 });
+        self.tail.push(posting(term, at8));
         if self.tail.len() == TAIL {
             self.fold();
         }
@@ -141,32 +151,32 @@ impl Terms {
     /// How many postings of a term there are at most.
     pub fn count(&self, term: u32) -> usize {
         let in_run = |r: &Run| {
-            let from = r.sorted.partition_point(|s| s.hash < term);
-            r.sorted[from..].partition_point(|s| s.hash == term)
+            let from = r.sorted.partition_point(|p| term_of(*p) < term);
+            r.sorted[from..].partition_point(|p| term_of(*p) == term)
         };
-        self.runs.iter().map(in_run).sum::<usize>() + self.tail.iter().filter(|s| s.hash == term).count()
+        self.runs.iter().map(in_run).sum::<usize>() + self.tail.iter().filter(|p| term_of(**p) == term).count()
     }
 
     /// Adds positions / 8 of a term within a span, in its order, each once: the first `max`.
     pub fn positions(&self, term: u32, span: Span, max: usize, out: &mut Vec<u32>) {
         let mut found = Vec::new();
-        let edge = Slot { hash: term, at8: span.edge8() };
+        let edge = posting(term, span.edge8());
+        let is_of_term = |p: &&u64| term_of(**p) == term;
         for run in self.runs.iter().filter(|r| span.holds(r.at8_max) || matches!(span, Span::Below(_))) {
-            let (before, after) = run.sorted.split_at(run.sorted.partition_point(|s| *s < edge));
-            let is_of_term = |s: &&Slot| s.hash == term;
+            let (before, after) = run.sorted.split_at(run.sorted.partition_point(|p| *p < edge));
             match span {
-                Span::From(_) => found.extend(after.iter().take(max).take_while(is_of_term).map(|s| s.at8)),
-                Span::Below(_) => found.extend(before.iter().rev().take(max).take_while(is_of_term).map(|s| s.at8)),
+                Span::From(_) => found.extend(after.iter().take(max).take_while(is_of_term).map(|p| *p as u32)),
+                Span::Below(_) => found.extend(before.iter().rev().take(max).take_while(is_of_term).map(|p| *p as u32)),
             }
         }
-        found.extend(self.tail.iter().filter(|s| s.hash == term && span.holds(s.at8)).map(|s| s.at8));
+        found.extend(self.tail.iter().filter(|p| is_of_term(p) && span.holds(**p as u32)).map(|p| *p as u32));
         span.order(&mut found, max);
         out.append(&mut found);
     }
 
     pub fn heap_bytes(&self) -> usize {
-        let slots = self.tail.capacity() + self.runs.iter().map(|r| r.sorted.capacity()).sum::<usize>();
-        slots * size_of::<Slot>() + self.runs.capacity() * size_of::<Run>()
+        let postings = self.tail.capacity() + self.runs.iter().map(|r| r.sorted.capacity()).sum::<usize>();
+        postings * size_of::<u64>() + self.runs.capacity() * size_of::<Run>()
     }
 
     /// The pages of these postings as they go to disk.
@@ -176,7 +186,8 @@ impl Terms {
         all.dedup();
         let mut out = Vec::with_capacity(all.len().div_ceil(ENTRIES_MAX) * PAGE);
         for page in all.chunks(ENTRIES_MAX) {
-            keytable::push_page(&mut out, page.iter().copied(), false);
+            let slots = page.iter().map(|p| Slot { hash: term_of(*p), at8: *p as u32 });
+            keytable::push_page(&mut out, slots, false);
         }
         out
     }
