@@ -297,7 +297,7 @@ pub(crate) struct Produce {
     pub timeout: Option<Time>,
 }
 
-/// Answers from a cached topic: one record by `filters`, or all of them by `merge`.
+/// Answers from a cached topic: one record by `filters`, or all of them, or all that pass `filters`, by `merge`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fetch {
@@ -306,7 +306,7 @@ pub(crate) struct Fetch {
     /// The cluster of the topic; may be left out.
     #[serde(default)]
     pub cluster: Option<String>,
-    /// The newest record that passes one of these.
+    /// The newest record that passes one of these; with `merge`, all that do.
     #[serde(default)]
     #[schemars(extend("minItems" = 1))]
     pub filters: Option<Vec<Filter>>,
@@ -327,12 +327,18 @@ pub(crate) struct Fetch {
     pub wait_max: Option<Time>,
 }
 
-/// What a record must have.
+/// What a record must have, all of it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub(crate) struct Filter {
     /// The key of the record.
-    pub key: TemplateText,
+    #[serde(default)]
+    pub key: Option<TemplateText>,
+    /// Headers of the record: names in their exact case, and the value that one header of that name must have.
+    #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
+    pub headers: BTreeMap<String, TemplateText>,
 }
 
 /// How records become one document.

@@ -233,12 +233,15 @@ pub struct FetchPlan {
 #[derive(Debug)]
 pub enum SelectPlan {
     /// The newest record that passes one of these; never empty.
-    Filters(Vec<FilterPlan>),
-    /// The newest value of every key, as one JSON array.
-    MergeJson,
+    Newest(Vec<FilterPlan>),
+    /// The newest value of every key, as one JSON array; only what passes one of these, if there are any.
+    MergeJson(Vec<FilterPlan>),
 }
 
+/// What a record must have: all of it, and there is something.
 #[derive(Debug)]
 pub struct FilterPlan {
-    pub key: Template,
+    pub key: Option<Template>,
+    /// Record headers are case-sensitive: names as written.
+    pub headers: Vec<(String, Template)>,
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use exchange::{Ask, Cursor, Fetch, Found, Latest, Merged, Omitted, Overrun};
+use exchange::{Ask, Broken, Cursor, Fetch, Found, Latest, Merged, Omitted};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, TRAILER};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame};
@@ -176,7 +176,7 @@ struct CollectionBody {
 }
 
 impl CollectionBody {
-    fn next_piece(&mut self) -> Result<Option<Frame<Bytes>>, Overrun> {
+    fn next_piece(&mut self) -> Result<Option<Frame<Bytes>>, Broken> {
         if let Some(piece) = self.ready.take() {
             return Ok(Some(Frame::data(piece)));
         }

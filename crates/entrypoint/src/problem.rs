@@ -1,6 +1,8 @@
 //! One table from cause to answer: status, name of the problem, and whether the record may have been written.
 //! `docs/problems.md` shows the same table to users.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use exchange::{CursorError, FetchError, ProduceFault};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -71,7 +73,7 @@ impl Problem {
     }
 
     pub fn body_too_large(limit_bytes: u64) -> Self {
-        let detail = format!("the body may have {limit_bytes} bytes at most (limits.body_bytes)");
+        let detail = format!("the body may have {limit_bytes} bytes at most");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large", detail).not_written()
     }
 
@@ -79,14 +81,14 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "body-unreadable", "The body did not arrive whole", detail).not_written()
     }
 
-    pub fn body_too_slow() -> Self {
-        let detail = "the body did not arrive in time (limits.request_timeout)";
+    pub fn body_too_slow(timeout: Duration) -> Self {
+        let detail = format!("the body did not arrive within {timeout:?}");
         Self::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "The body is too slow", detail).not_written()
     }
 
     /// The cluster may still write the record.
-    pub fn produce_too_slow() -> Self {
-        let detail = "the cluster did not acknowledge the record in time (limits.request_timeout)";
+    pub fn produce_too_slow(timeout: Duration) -> Self {
+        let detail = format!("the cluster did not acknowledge the record within {timeout:?}");
         let problem = Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time", detail);
         Self { written: Some(Written::Maybe), ..problem }
     }
@@ -208,5 +210,22 @@ impl From<&FetchError> for Problem {
             FetchError::Behind { .. } => ("cache-behind", "The cache is behind"),
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, name, title, e.to_string()).retry()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A route may have limits of its own: the value that applied is told, not a key of the configuration that may not have.
+    #[test]
+    fn details_tell_the_limit_that_applied() {
+        for (problem, detail) in [
+            (Problem::body_too_large(1024), "the body may have 1024 bytes at most"),
+            (Problem::body_too_slow(Duration::from_millis(1500)), "the body did not arrive within 1.5s"),
+            (Problem::produce_too_slow(Duration::from_secs(30)), "the cluster did not acknowledge the record within 30s"),
+        ] {
+            assert_eq!(problem.detail, detail);
+        }
     }
 }

@@ -15,9 +15,10 @@ use crate::scope::RequestScope;
 use crate::{CURSOR_HEADER, Outcome, Reply, headers};
 
 pub struct ProduceFaceOptions {
-    /// Most bytes of a request body (`limits.body_bytes`).
+    /// Most bytes of a request body (`limits.body_bytes`, or the route's own).
     pub body_bytes_max: u64,
-    /// For the body to arrive, and again for the acknowledgement (`limits.request_timeout`).
+    /// For the body to arrive, and again for the acknowledgement (`limits.request_timeout`, or the
+    /// route's own).
     pub timeout: Duration,
     /// Request headers that become record headers under the same name, besides `content-type`.
     pub copy_headers: Vec<HeaderName>,
@@ -61,7 +62,7 @@ impl ProduceFace {
         let run = self.produce.run(&scope, value, self.record_headers(&head.headers));
         let acknowledged = match tokio::time::timeout(self.options.timeout, run).await {
             Ok(done) => done.map_err(|fault| Problem::from(&fault))?,
-            Err(_) => return Err(Problem::produce_too_slow()),
+            Err(_) => return Err(Problem::produce_too_slow(self.options.timeout)),
         };
         Ok(respond(&acknowledged, Preferences::parse(&head.headers).returns))
     }
@@ -82,7 +83,7 @@ impl ProduceFace {
         }
         match tokio::time::timeout(self.options.timeout, whole(body, limit)).await {
             Ok(done) => done,
-            Err(_) => Err(Problem::body_too_slow()),
+            Err(_) => Err(Problem::body_too_slow(self.options.timeout)),
         }
     }
 

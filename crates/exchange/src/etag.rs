@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use message_cache::TopicCache;
+use message_cache::{Filter, TopicCache};
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// The strong entity tag of a record, quoted. The timestamp tells apart the records that a topic and its namesake of a
@@ -25,11 +25,25 @@ pub struct Version {
 impl Version {
     /// `view` is the part of the content that does not come from the topic: two routes that show the same topic in
     /// different ways have different tags.
-    pub fn of(cache: &TopicCache, view: &str) -> Self {
+    pub fn of(cache: &TopicCache, view: &str, filter: &Filter) -> Self {
         let mut hash = Xxh3Default::new();
         hash.update(view.as_bytes());
+        for clause in &filter.any {
+            let mut part = |kind: u8, bytes: &[u8]| {
+                hash.update(&[kind]);
+                hash.update(&(bytes.len() as u64).to_le_bytes());
+                hash.update(bytes);
+            };
+            part(b'c', clause.key.as_deref().unwrap_or_default());
+            for (name, value) in &clause.headers {
+                part(b'n', name.as_bytes());
+                part(b'v', value.as_deref().unwrap_or_default());
+            }
+        }
         let mut newest = -1;
         for (n, log) in cache.partitions().iter().enumerate() {
+            // What expired changes the content, too.
+            hash.update(&log.first_offset().to_le_bytes());
             if let Some((offset, timestamp_ms)) = log.last() {
                 hash.update(&(n as u64).to_le_bytes());
                 hash.update(&offset.to_le_bytes());

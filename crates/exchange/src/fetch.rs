@@ -1,10 +1,9 @@
-//! The newest record of a key, or of every key; at once, or when it is another than the client has.
+//! The newest record that passes a filter, or of every key; at once, or when it is another than the client has.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use message_cache::{LogError, Record, TopicCache};
+use message_cache::{Clause, Filter, LogError, Record, TopicCache};
 use template::{RenderError, Scope, Template};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,10 +15,26 @@ use crate::topic::Topic;
 
 /// What of a topic a route shows.
 pub enum Select {
-    /// The newest record whose key is one of these.
-    Keys(Vec<Template>),
-    /// The latest value of each key, as one JSON array.
-    MergeJson,
+    /// The newest record that passes one of these.
+    Newest(Vec<ClauseTemplate>),
+    /// The latest value of each key, as one JSON array; only of records that pass one of these, if there are any.
+    MergeJson(Vec<ClauseTemplate>),
+}
+
+/// What a record must have, by the request. On a compacted topic only the newest record of each key counts.
+pub struct ClauseTemplate {
+    pub key: Option<Template>,
+    pub headers: Vec<(String, Template)>,
+}
+
+impl ClauseTemplate {
+    fn render(&self, scope: &dyn Scope) -> Result<Clause, RenderError> {
+        let key = self.key.as_ref().map(|k| k.render(scope)).transpose()?.map(|k| k.into_owned().into_bytes());
+        let header = |(name, value): &(String, Template)| {
+            Ok::<_, RenderError>((name.clone(), Some(value.render(scope)?.into_owned().into_bytes())))
+        };
+        Ok(Clause { key, headers: self.headers.iter().map(header).collect::<Result<_, _>>()? })
+    }
 }
 
 pub struct FetchOptions {
@@ -95,32 +110,24 @@ impl Fetch {
     }
 
     pub async fn run(&self, scope: &(dyn Scope + Sync), ask: Ask<'_>) -> Result<Found, FetchError> {
-        let keys: Vec<Cow<'_, str>> = match &self.options.select {
-            Select::Keys(templates) => templates.iter().map(|t| t.render(scope)).collect::<Result<_, RenderError>>()?,
-            Select::MergeJson => Vec::new(),
-        };
+        let (Select::Newest(templates) | Select::MergeJson(templates)) = &self.options.select;
+        let filter = Filter { any: templates.iter().map(|t| t.render(scope)).collect::<Result<_, _>>()? };
         let used = self.options.topic.caught_up(ask.cursor.as_ref(), self.options.patience).await?;
         let cache = used.cache;
-        let found = self.look(cache, &keys, ask.has)?;
+        let found = self.look(cache, &filter, ask.has)?;
         match ask.wait {
-            Some(wait) if is_old_news(&found, ask.has) => self.wait(cache, &keys, ask.has, wait).await,
+            Some(wait) if is_old_news(&found, ask.has) => self.wait(cache, &filter, ask.has, wait).await,
             _ => Ok(found),
         }
     }
 
     /// Looks again at every change of the topic until the client does not have what there is, or time is up.
-    async fn wait(
-        &self,
-        cache: &Arc<TopicCache>,
-        keys: &[Cow<'_, str>],
-        has: &Has<'_>,
-        wait: Duration,
-    ) -> Result<Found, FetchError> {
+    async fn wait(&self, cache: &Arc<TopicCache>, filter: &Filter, has: &Has<'_>, wait: Duration) -> Result<Found, FetchError> {
         let deadline = Instant::now() + wait;
         let mut changes = cache.changes();
         let mut stopping = self.options.stopping.clone();
         loop {
-            let found = self.look(cache, keys, has)?;
+            let found = self.look(cache, filter, has)?;
             if !is_old_news(&found, has) {
                 return Ok(found);
             }
@@ -132,26 +139,39 @@ impl Fetch {
         }
     }
 
-    fn look(&self, cache: &Arc<TopicCache>, keys: &[Cow<'_, str>], has: &Has<'_>) -> Result<Found, FetchError> {
-        if let Select::MergeJson = self.options.select {
-            let version = Version::of(cache, "json");
-            let etag = version.etag();
-            if has(Some((&etag, version.timestamp_ms))) {
-                return Ok(Found::Unchanged(etag, version.timestamp_ms));
-            }
-            return Ok(Found::Collection(version, Merged::new(cache)));
-        }
-        let mut newest = None;
-        for key in keys {
-            newest = newer(newest, latest(cache, key.as_bytes())?);
-        }
-        let Some(found) = newest.filter(|l| !l.record.is_tombstone()) else { return Ok(Found::Nothing) };
-        let (etag, timestamp_ms) = (found.etag(), found.record.timestamp_ms());
-        if has(Some((&etag, timestamp_ms))) {
-            return Ok(Found::Unchanged(etag, timestamp_ms));
-        }
-        Ok(Found::Record(found, etag))
+    fn look(&self, cache: &Arc<TopicCache>, filter: &Filter, has: &Has<'_>) -> Result<Found, FetchError> {
+        let found = match &self.options.select {
+            Select::MergeJson(_) => collection(cache, filter, has),
+            Select::Newest(_) => newest(cache, filter, has)?,
+        };
+        // What is dropped to be fetched again is marked before: what was not found may be on its way.
+        let is_gone = !matches!(found, Found::Record(..)) && !cache.is_complete();
+        if is_gone { Err(FetchError::Filling { topic: cache.name().to_owned() }) } else { Ok(found) }
     }
+}
+
+fn collection(cache: &Arc<TopicCache>, filter: &Filter, has: &Has<'_>) -> Found {
+    let version = Version::of(cache, "json", filter);
+    let etag = version.etag();
+    if has(Some((&etag, version.timestamp_ms))) {
+        return Found::Unchanged(etag, version.timestamp_ms);
+    }
+    let filter = if filter.any.is_empty() { Filter::all() } else { filter.clone() };
+    Found::Collection(version, Merged::new(cache, filter))
+}
+
+fn newest(cache: &TopicCache, filter: &Filter, has: &Has<'_>) -> Result<Found, LogError> {
+    let conflate = cache.policy().compact;
+    let mut found = None;
+    for clause in &filter.any {
+        for (n, log) in cache.partitions().iter().enumerate() {
+            found = newer(found, log.newest(clause, conflate)?.map(|record| Latest { partition: n as i32, record }));
+        }
+    }
+    let Some(found) = found.filter(|l| !l.record.is_tombstone()) else { return Ok(Found::Nothing) };
+    let (etag, timestamp_ms) = (found.etag(), found.record.timestamp_ms());
+    let unchanged = has(Some((&etag, timestamp_ms)));
+    Ok(if unchanged { Found::Unchanged(etag, timestamp_ms) } else { Found::Record(found, etag) })
 }
 
 fn is_old_news(found: &Found, has: &Has<'_>) -> bool {

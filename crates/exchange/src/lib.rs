@@ -12,7 +12,7 @@ mod topic;
 
 pub use cursor::{Cursor, CursorError};
 pub use etag::{Version, record_etag};
-pub use fetch::{Ask, Fetch, FetchError, FetchOptions, Found, Has, Latest, Select};
-pub use merge::{Merged, Omitted, Overrun};
+pub use fetch::{Ask, ClauseTemplate, Fetch, FetchError, FetchOptions, Found, Has, Latest, Select};
+pub use merge::{Broken, Merged, Omitted};
 pub use produce::{Acknowledged, Produce, ProduceFault, ProduceOptions};
 pub use topic::{Topic, Topics};

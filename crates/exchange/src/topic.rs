@@ -18,8 +18,9 @@ pub struct Topic {
     name: String,
     options: FetchOptions,
     cache: OnceLock<Arc<TopicCache>>,
-    /// Per partition, the offset behind the last record that this process told a client was written.
-    acknowledged: RwLock<Vec<i64>>,
+    /// Per partition, the offset behind the last record that this process told a client was written, and in which life of the
+    /// log that was.
+    acknowledged: RwLock<Vec<(i64, u64)>>,
 }
 
 impl Topic {
@@ -63,11 +64,14 @@ impl Topic {
             return;
         }
         let Ok(partition) = usize::try_from(partition) else { return };
+        let life = self.opened().and_then(|cache| cache.partitions().get(partition).map(|log| log.life())).unwrap_or(0);
         let mut acknowledged = self.acknowledged.write();
         if acknowledged.len() <= partition {
-            acknowledged.resize(partition + 1, 0);
+            acknowledged.resize(partition + 1, (0, 0));
         }
-        acknowledged[partition] = acknowledged[partition].max(offset + 1);
+        let (next, of) = &mut acknowledged[partition];
+        *next = if *of == life { (*next).max(offset + 1) } else { offset + 1 };
+        *of = life;
     }
 
     /// The cache, once it has what this process acknowledged and what the client's cursor says.
@@ -95,7 +99,10 @@ impl Topic {
         }
         let partitions = cache.partitions();
         let holds = |partition: usize, next: i64| partitions.get(partition).is_some_and(|log| log.end_offset() >= next);
-        let own = self.acknowledged.read().iter().enumerate().all(|(p, &next)| next == 0 || holds(p, next));
+        // What was acknowledged in a former life of the topic is gone.
+        let is_past = |partition: usize, life: u64| partitions.get(partition).is_some_and(|log| log.life() != life);
+        let acknowledged = self.acknowledged.read();
+        let own = acknowledged.iter().enumerate().all(|(p, &(next, life))| next == 0 || is_past(p, life) || holds(p, next));
         let seen = cursor.is_none_or(|c| c.positions().iter().all(|&(p, next)| holds(p as usize, next)));
         (!own || !seen).then(|| FetchError::Behind { topic: self.name.clone() })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use exchange::{Ask, Fetch, FetchOptions, Found, Merged, Produce, ProduceOptions, Select, Topic, Topics};
+use exchange::{Ask, ClauseTemplate, Fetch, FetchOptions, Found, Merged, Produce, ProduceOptions, Select, Topic, Topics};
 use kafka::{Cluster, EmbeddedCluster, EmbeddedOptions, FetchStart, ProduceRecord, TopicSpec};
 use proptest::prelude::*;
 use template::{Scope, Template, Variable};
@@ -55,7 +55,7 @@ async fn house() -> House {
         timestamp: None,
         headers: vec![("made-by".into(), template("test of ${params.id}"))],
     };
-    let select = Select::Keys(vec![template("${params.id}")]);
+    let select = Select::Newest(vec![ClauseTemplate { key: Some(template("${params.id}")), headers: Vec::new() }]);
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let fetch = Fetch::new(FetchOptions { topic, select, patience: Duration::from_secs(1), stopping });
     House { produce: Produce::new(options, Arc::new(topics)), fetch, stop, _dir: dir }
@@ -110,6 +110,74 @@ async fn a_wait_ends_when_the_key_changes_and_not_when_another_does() {
     assert!(matches!(ended, Ok(Found::Nothing)));
 }
 
+/// Keys, headers, both; on a compacted topic only the newest record of a key counts.
+#[tokio::test]
+async fn filters_by_key_and_headers() {
+    let clause = |key: Option<&str>, headers: &[(&str, &str)]| ClauseTemplate {
+        key: key.map(template),
+        headers: headers.iter().map(|(n, v)| ((*n).to_owned(), template(v))).collect(),
+    };
+    for (policy, expected) in [("delete", ["b2", "a1", "c1", "a1", "c1", "-"]), ("compact", ["b2", "-", "c1", "-", "c1", "-"])] {
+        let dir = tempfile::tempdir().unwrap();
+        let Cluster::Embedded(cluster) = cluster(dir.path(), 3).await else { panic!("not embedded") };
+        let config = BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
+        cluster.create_topic(&TopicSpec { name: "t".into(), partitions: 3, replication: -1, config }).await.unwrap();
+        let cluster = Cluster::Embedded(cluster);
+        let rows =
+            [("a", "a1", "red", 1), ("b", "b1", "red", 2), ("c", "c1", "red", 3), ("a", "a2", "blue", 4), ("b", "b2", "red", 5)];
+        for (key, value, colour, timestamp_ms) in rows {
+            let headers = vec![("colour".to_owned(), Some(Bytes::from(colour))), ("key".to_owned(), Some(Bytes::from(key)))];
+            let record = ProduceRecord {
+                topic: "t".into(),
+                key: Some(key.into()),
+                value: Some(format!("\"{value}\"").into()),
+                headers,
+                timestamp_ms: Some(timestamp_ms + 4_000_000_000_000),
+                ..ProduceRecord::default()
+            };
+            cluster.produce(record).await.unwrap();
+        }
+        let topic = Arc::new(Topic::new(cluster, "t", FetchStart::Earliest));
+        let (_stop, stopping) = tokio::sync::watch::channel(false);
+        let fetch = |select| {
+            Fetch::new(FetchOptions {
+                topic: Arc::clone(&topic),
+                select,
+                patience: Duration::from_secs(1),
+                stopping: stopping.clone(),
+            })
+        };
+        let clauses = [
+            vec![clause(None, &[("colour", "red")])],
+            vec![clause(Some("${params.id}"), &[("colour", "red")])],
+            vec![clause(None, &[("colour", "red"), ("key", "c")])],
+            vec![clause(None, &[("colour", "red"), ("key", "${params.id}")])],
+            vec![
+                clause(Some("a"), &[("colour", "red")]),
+                clause(None, &[("key", "c")]),
+                clause(Some("b"), &[("colour", "red"), ("key", "x")]),
+            ],
+            vec![clause(None, &[("colour", "re")])],
+        ];
+        let scope = Params(&[("id", "a")]);
+        for (n, (clauses, expected)) in clauses.into_iter().zip(expected).enumerate() {
+            let found = fetch(Select::Newest(clauses)).run(&scope, ask(&|_| false, None)).await.unwrap();
+            let value = match found {
+                Found::Record(l, _) => String::from_utf8_lossy(l.record.value().unwrap()).trim_matches('"').to_owned(),
+                _ => "-".to_owned(),
+            };
+            assert_eq!(value, expected, "{policy}, filter {n}");
+        }
+        let red = fetch(Select::MergeJson(vec![clause(None, &[("colour", "red")])]));
+        let Ok(Found::Collection(_, mut merged)) = red.run(&scope, ask(&|_| false, None)).await else { panic!("no collection") };
+        let mut out = BytesMut::new();
+        while merged.fill(&mut out, 1 << 20).unwrap() {}
+        let mut values: Vec<String> = serde_json::from_slice(&out).unwrap();
+        values.sort();
+        assert_eq!(values, ["b2", "c1"], "{policy}: the newest of each key, where it is red");
+    }
+}
+
 /// (key, value: 0 a tombstone, 1 no JSON, else a number; partition)
 type Write = (u8, u8, i32);
 
@@ -152,7 +220,7 @@ proptest! {
                 model.insert(w.0, w.1);
             }
             let Cluster::Embedded(embedded) = &cluster else { unreachable!() };
-            let mut merged = Merged::new(&embedded.cached("items").unwrap());
+            let mut merged = Merged::new(&embedded.cached("items").unwrap(), message_cache::Filter::all());
             let mut out = BytesMut::new();
             let mut writes = during.iter();
             loop {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use config::{CapabilityPlan, FetchPlan, LimitsPlan, Plan, ProducePlan, RoutePlan, SelectPlan};
+use config::{CapabilityPlan, FetchPlan, FilterPlan, LimitsPlan, Plan, ProducePlan, RoutePlan, SelectPlan};
 use edge::{Limits, RouteMatch, Router};
 use entrypoint::{FetchFace, FetchFaceOptions, ProduceFace, ProduceFaceOptions};
-use exchange::{Fetch, FetchOptions, Produce, ProduceOptions, Select, Topic, Topics};
+use exchange::{ClauseTemplate, Fetch, FetchOptions, Produce, ProduceOptions, Select, Topic, Topics};
 use http::{HeaderName, HeaderValue, Method};
 use tokio::sync::watch;
 
@@ -111,8 +111,8 @@ impl Lowering<'_> {
         let options = FetchOptions {
             topic: Arc::clone(topic),
             select: match f.select {
-                SelectPlan::Filters(filters) => Select::Keys(filters.into_iter().map(|f| f.key).collect()),
-                SelectPlan::MergeJson => Select::MergeJson,
+                SelectPlan::Newest(filters) => Select::Newest(clauses(filters)),
+                SelectPlan::MergeJson(filters) => Select::MergeJson(clauses(filters)),
             },
             patience: plan.cache.read_your_writes_timeout,
             stopping: self.stopping.clone(),
@@ -158,4 +158,8 @@ fn route_match(route: &RoutePlan) -> Result<RouteMatch, LowerError> {
         host: route.host.clone(),
         headers: route.headers.iter().map(header).collect::<Result<_, _>>()?,
     })
+}
+
+fn clauses(filters: Vec<FilterPlan>) -> Vec<ClauseTemplate> {
+    filters.into_iter().map(|f| ClauseTemplate { key: f.key, headers: f.headers }).collect()
 }

@@ -229,7 +229,11 @@ impl RouteLine {
                 format!("curl -i -X {method} {{base}}{path} -H 'content-type: application/json' -d '{{\"name\":\"tide\"}}'"),
             ),
             CapabilityPlan::Fetch(f) => {
-                let what = if matches!(f.select, SelectPlan::MergeJson) { "collection of" } else { "latest by key of" };
+                let what = match &f.select {
+                    SelectPlan::MergeJson(_) => "collection of",
+                    SelectPlan::Newest(filters) if filters.iter().all(|f| f.headers.is_empty()) => "latest by key of",
+                    SelectPlan::Newest(_) => "latest by filter of",
+                };
                 (format!("{what} {}", f.topic), format!("curl -i {{base}}{path}"))
             }
         };

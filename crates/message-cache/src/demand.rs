@@ -54,10 +54,10 @@ impl Demand {
         Some(now.saturating_duration_since(last))
     }
 
-    /// The filler is about to stop. False when somebody came meanwhile: then it goes on, and the cache is to be woken.
-    pub(crate) fn sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        self.users.load(Ordering::SeqCst) == 0
+    /// The filler has stopped. `Err` when somebody came meanwhile: it goes on, and whether the cache was awake before is told.
+    pub(crate) fn sleep(&self) -> Result<(), bool> {
+        let was_awake = !self.asleep.swap(true, Ordering::SeqCst);
+        if self.users.load(Ordering::SeqCst) == 0 { Ok(()) } else { Err(was_awake) }
     }
 
     /// Whether somebody called since the last answer; the filler starts then.
@@ -100,11 +100,14 @@ mod tests {
         assert!(demand.awake() && !demand.awake());
         drop(first);
         assert_eq!(demand.idle(Instant::now()), None, "the second is still there");
-        assert!(!demand.sleep() && demand.awake());
+        assert_eq!(demand.sleep(), Err(true));
+        assert_eq!(demand.sleep(), Err(false), "it has not caught up since");
+        assert!(demand.awake());
         drop(second);
         let later = Instant::now() + Duration::from_secs(5);
         assert!(demand.idle(later).is_some_and(|idle| idle >= Duration::from_secs(4) && idle <= Duration::from_secs(6)));
-        assert!(demand.sleep() && demand.is_asleep());
+        assert_eq!(demand.sleep(), Ok(()));
+        assert!(demand.is_asleep());
         drop(demand.enter());
         assert_eq!(calls.load(Ordering::SeqCst), 2);
     }

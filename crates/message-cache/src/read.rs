@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::LogError;
+use crate::filter::{Clause, Filter};
 use crate::head::Sparse;
 use crate::keytable;
 use crate::log::PartitionLog;
@@ -11,6 +12,7 @@ use crate::record::Record;
 use crate::scan::Scan;
 use crate::sealed::{self, Sealed};
 use crate::segment::{self, Segment};
+use crate::take::Want;
 
 type Place = (Arc<Segment>, u64);
 
@@ -23,6 +25,37 @@ impl PartitionLog {
         let counter = if record.is_some() { &self.counters.hits } else { &self.counters.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(record)
+    }
+
+    /// The newest record that fulfils a clause; with `conflate`, only if it is the newest of its key. Tombstones count.
+    pub fn newest(&self, clause: &Clause, conflate: bool) -> Result<Option<Record>, LogError> {
+        match &clause.key {
+            Some(key) if clause.headers.is_empty() || conflate => Ok(self.latest(key)?.filter(|r| clause.matches(r))),
+            _ => self.newest_match(clause, conflate),
+        }
+    }
+
+    fn newest_match(&self, clause: &Clause, conflate: bool) -> Result<Option<Record>, LogError> {
+        let filter = Filter { any: vec![clause.clone()] };
+        let (mut from, mut newest) = (self.start_offset(), None);
+        loop {
+            let want = Want { from, records_max: 64, bytes_max: 1 << 20, filter: &filter, conflate, tombstones_from: 0 };
+            let taken = self.take(&want);
+            if let Some(fault) = taken.fault {
+                return Err(fault);
+            }
+            newest = taken.records.into_iter().next_back().or(newest);
+            if taken.next == from {
+                return Ok(newest);
+            }
+            from = taken.next;
+        }
+    }
+
+    /// Offset of the first record that is served.
+    pub fn first_offset(&self) -> i64 {
+        let expired_before = self.shared.policy().expired_before(self.shared.clock.now_ms());
+        expired_before.map_or(0, |before| self.offset_for_time(before)).max(self.start_offset())
     }
 
     /// Whether the topic's configuration still has this record.

@@ -245,11 +245,14 @@ impl TopicCache {
 
     /// Nobody keeps the cache current from now on, unless it is in use: then this is false.
     pub fn put_to_sleep(&self) -> bool {
-        let slept = self.demand.get().is_some_and(|demand| demand.sleep());
-        if !slept {
-            self.mark_awake();
+        match self.demand.get().map(|demand| demand.sleep()) {
+            Some(Ok(())) => true,
+            Some(Err(true)) => {
+                self.mark_awake();
+                false
+            }
+            Some(Err(false)) | None => false,
         }
-        slept
     }
 
     /// The cache has reached the end that its cluster told since it was woken.

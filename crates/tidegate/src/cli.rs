@@ -67,14 +67,14 @@ pub enum Verb {
         #[arg(long, default_value_t = 5)]
         timeout: u64,
     },
-    /// Create, list, describe, write and read topics of any cluster of a configuration
+    /// Create, alter, delete, list, describe, write and read topics of any cluster of a configuration
     ///
     /// Works on the embedded cluster too: through the running gateway if there is one, else on its files.
     Topic {
         #[command(subcommand)]
         verb: TopicVerb,
     },
-    /// Look at what is cached on disk; works while a gateway runs, and changes nothing
+    /// Look at what is cached on disk, verify it, drop it; works while a gateway runs
     Cache {
         #[command(subcommand)]
         verb: CacheVerb,
@@ -111,6 +111,38 @@ pub enum TopicVerb {
     Ls {
         #[command(flatten)]
         at: Where,
+    },
+    /// Change the properties of a topic, or add partitions
+    Alter {
+        #[command(flatten)]
+        at: Where,
+        topic: String,
+        /// A topic property, as in retention.ms=3600000; without a value back to its default; may be given several times
+        #[arg(long, value_name = "NAME=VALUE")]
+        config: Vec<String>,
+        /// How many partitions the topic is to have; never less than it has
+        #[arg(long)]
+        partitions: Option<i32>,
+    },
+    /// Delete a topic with all its records
+    Delete {
+        #[command(flatten)]
+        at: Where,
+        topic: String,
+        /// Says that it is meant
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Delete the oldest records of a partition
+    DeleteRecords {
+        #[command(flatten)]
+        at: Where,
+        topic: String,
+        #[arg(long)]
+        partition: i32,
+        /// The offset of the first record to keep, or end: none is kept
+        #[arg(long, value_name = "OFFSET|end")]
+        before: String,
     },
     /// Show the partitions and properties of a topic
     Describe {
@@ -170,7 +202,7 @@ pub enum CacheVerb {
         #[command(flatten)]
         config: Config,
     },
-    /// Show each partition of a topic: offsets, records, bytes, segments
+    /// Show a topic: its policy, and of each partition offsets, times, records, bytes, segments
     Inspect {
         #[command(flatten)]
         at: Where,
@@ -183,5 +215,20 @@ pub enum CacheVerb {
         /// Show the newest record of this key
         #[arg(long, conflicts_with = "offset")]
         key: Option<String>,
+    },
+    /// Read everything and check it: checksums, the order of offsets, and indexes against records
+    ///
+    /// Prints a line per fault and a summary. Exits with 1 if there is a fault.
+    Verify {
+        #[command(flatten)]
+        at: Where,
+        /// Only this topic
+        topic: Option<String>,
+    },
+    /// Drop what is cached of a Kafka topic; a running gateway fetches it again
+    Purge {
+        #[command(flatten)]
+        at: Where,
+        topic: String,
     },
 }

@@ -67,7 +67,7 @@ impl From<StartError> for Failure {
             StartError::Clusters(e) => e.into(),
             StartError::Bind(e) => Self::new(ADDRESS, e.to_string()),
             StartError::Control(_) => Self::new(DIRECTORY, e.to_string()),
-            StartError::Lower(_) => Self::other(e.to_string()),
+            StartError::Housekeeping(_) | StartError::Lower(_) => Self::other(e.to_string()),
         }
     }
 }

@@ -4,10 +4,12 @@
 mod cache;
 mod cli;
 mod doctor;
+mod door;
 mod failure;
 mod load;
 mod run;
 mod topic;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -66,5 +68,16 @@ fn say(line: &str) -> Result<(), Failure> {
     match writeln!(anstream::stdout(), "{line}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::other(format!("standard output: {e}"))),
         _ => Ok(()),
+    }
+}
+
+/// Bytes on standard output, as [`say`].
+fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::new(0, "")),
+        Err(e) => Err(Failure::other(format!("standard output: {e}"))),
+        Ok(()) => Ok(()),
     }
 }

@@ -1,20 +1,20 @@
 //! `tidegate topic`: control requests, answered by the running gateway or, if none runs, here.
 
-use std::io::{BufRead, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::BufRead;
 
 use bytes::Bytes;
-use config::{CachePlan, Plan};
-use gateway::control::{CONTROL_BODY_BYTES_MAX, Control, ControlClient, From as ConsumeFrom};
-use gateway::{Clusters, RecordLine};
-use http::{Method, Response, StatusCode};
+use gateway::RecordLine;
+use gateway::control::{CONTROL_BODY_BYTES_MAX, From as ConsumeFrom};
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
+use message_cache::{LogError, is_legal_topic_name};
 use serde_json::json;
 
 use crate::cli::{Format, TopicVerb, Where};
-use crate::failure::{CLUSTER, Failure, OTHER, USAGE_CODE};
-use crate::load;
+use crate::door::{Door, Need, nudge, refuse, whole};
+use crate::failure::{CLUSTER, Failure, USAGE_CODE};
+use crate::write_out;
 
 /// Records sent in one control request.
 const BATCH_RECORDS: usize = 1000;
@@ -26,151 +26,76 @@ pub fn topic(verb: TopicVerb) -> Result<(), Failure> {
 
 async fn perform(verb: TopicVerb) -> Result<(), Failure> {
     match verb {
-        TopicVerb::Ls { at } => {
-            let mut door = Door::open(&at).await?;
-            let target = door.path("");
-            door.print(Method::GET, &target, Bytes::new()).await
-        }
+        TopicVerb::Ls { at } => Door::open(&at, Need::Nothing).await?.print(Method::GET, "/topics", Bytes::new()).await,
         TopicVerb::Describe { at, topic } => {
-            let mut door = Door::open(&at).await?;
-            let target = door.path(&format!("/{topic}"));
-            door.print(Method::GET, &target, Bytes::new()).await
+            let path = path_of(&topic)?;
+            Door::open(&at, Need::Nothing).await?.print(Method::GET, &path, Bytes::new()).await
         }
         TopicVerb::Create { at, topic, partitions, replication, config } => {
-            let pair = |p: &String| p.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())).ok_or_else(|| p.clone());
-            let config: Result<std::collections::BTreeMap<_, _>, _> = config.iter().map(pair).collect();
-            let config = config.map_err(|p| Failure::new(USAGE_CODE, format!("--config {p}: expected NAME=VALUE")))?;
+            let config = pairs(&config)?;
             let body = json!({ "name": topic, "partitions": partitions, "replication": replication, "config": config });
-            let mut door = Door::open(&at).await?;
-            let target = door.path("");
-            door.print(Method::POST, &target, body.to_string().into()).await
+            let mut door = Door::open(&at, Need::Nothing).await?;
+            door.print(Method::POST, "/topics", body.to_string().into()).await?;
+            nudge(&at).await
+        }
+        TopicVerb::Alter { at, topic, config, partitions } => {
+            if config.is_empty() && partitions.is_none() {
+                return Err(Failure::new(USAGE_CODE, "nothing is to be altered: give --config NAME=VALUE or --partitions N"));
+            }
+            let body = json!({ "config": pairs(&config)?, "partitions": partitions });
+            change(&at, Method::PATCH, &path_of(&topic)?, body.to_string()).await
+        }
+        TopicVerb::Delete { at, topic, yes } => {
+            let path = path_of(&topic)?;
+            if !yes {
+                let text = format!("this removes topic {topic} with all its records, for good; if that is meant, add --yes");
+                return Err(Failure::new(USAGE_CODE, text));
+            }
+            change(&at, Method::DELETE, &path, String::new()).await
+        }
+        TopicVerb::DeleteRecords { at, topic, partition, before } => {
+            let offset = if before == "end" { Some(-1) } else { before.parse::<i64>().ok().filter(|offset| *offset >= 0) };
+            let unclear = || Failure::new(USAGE_CODE, format!("--before {before}: expected an offset, or end"));
+            let body = json!({ partition.to_string(): offset.ok_or_else(unclear)? });
+            change(&at, Method::DELETE, &format!("{}/records", path_of(&topic)?), body.to_string()).await
         }
         TopicVerb::Produce { at, topic, format, key } => {
-            let door = Door::open(&at).await?;
-            produce(door, &topic, format, key).await
+            let path = path_of(&topic)?;
+            produce(Door::open(&at, Need::Nothing).await?, &path, format, key).await
         }
         TopicVerb::Consume { at, topic, format, partition, from, count, follow } => {
             from.parse::<ConsumeFrom>().map_err(|e| Failure::new(USAGE_CODE, format!("--from: {e}")))?;
             let partition = partition.map_or_else(String::new, |p| format!("&partition={p}"));
-            let door = Door::open(&at).await?;
-            let target = door.path(&format!("/{topic}/records?from={from}&follow={follow}{partition}"));
-            consume(door, &target, format, count.unwrap_or(u64::MAX)).await
+            let path = path_of(&topic)?;
+            let door = Door::open(&at, Need::Nothing).await?;
+            consume(door, &format!("{path}/records?from={from}&follow={follow}{partition}"), format, count.unwrap_or(u64::MAX))
+                .await
         }
     }
 }
 
-/// The way to the clusters.
-struct Door {
-    way: Way,
-    cluster: String,
+/// Changes a topic that is there. A gateway that caches it from Kafka hears of it.
+async fn change(at: &Where, method: Method, path: &str, body: String) -> Result<(), Failure> {
+    Door::open(at, Need::ToExist).await?.print(method, path, body.into()).await?;
+    nudge(at).await
 }
 
-enum Way {
-    Here(Control),
-    Gateway(ControlClient),
-}
-
-impl Door {
-    async fn open(at: &Where) -> Result<Self, Failure> {
-        let plan = load::load(&at.config)?;
-        let cluster = choose_cluster(&plan, at.cluster.as_deref())?;
-        // A Kafka cluster is asked itself; of an embedded one, a gateway that runs has the only copy.
-        let embedded = plan.clusters.iter().any(|c| c.name == cluster && c.embedded);
-        let client = if embedded { ControlClient::connect(&plan.cache.directory).await } else { Ok(None) };
-        let way = match client.map_err(|e| Failure::other(format!("the running gateway cannot be asked: {e}")))? {
-            Some(client) => Way::Gateway(client),
-            None => Way::Here(Control { clusters: Arc::new(open_clusters(plan, &cluster).await?) }),
-        };
-        Ok(Self { way, cluster })
-    }
-
-    fn path(&self, rest: &str) -> String {
-        format!("/clusters/{}/topics{rest}", self.cluster)
-    }
-
-    async fn send(&mut self, method: Method, target: &str, body: Bytes) -> Result<Response<edge::Body>, Failure> {
-        match &mut self.way {
-            Way::Here(control) => Ok(control.handle(&method, target, body).await),
-            Way::Gateway(client) => {
-                let gone = |e: std::io::Error| Failure::new(CLUSTER, format!("the running gateway did not answer: {e}"));
-                let response = client.send(method, target, body).await.map_err(gone)?;
-                Ok(response.map(|body| edge::Body::stream(body.map_err(std::io::Error::other))))
-            }
-        }
-    }
-
-    async fn print(&mut self, method: Method, target: &str, body: Bytes) -> Result<(), Failure> {
-        let (status, body) = whole(self.send(method, target, body).await?).await?;
-        refuse(status, &body)?;
-        write_out(&body)
+/// The topic in the path of a control request, where any other name could mean something else.
+fn path_of(topic: &str) -> Result<String, Failure> {
+    match is_legal_topic_name(topic) {
+        true => Ok(format!("/topics/{topic}")),
+        false => Err(Failure::new(USAGE_CODE, LogError::TopicName(topic.to_owned()).to_string())),
     }
 }
 
-/// Opens only what the verb needs: other clusters of the file may be away, other topics need not be created.
-async fn open_clusters(mut plan: Plan, cluster: &str) -> Result<Clusters, Failure> {
-    plan.clusters.retain(|c| c.name == cluster);
-    plan.routes.clear();
-    if plan.clusters.iter().all(|c| !c.embedded) {
-        // A Kafka cluster is asked itself: no cache is touched, and no gateway is in the way.
-        let directory = std::env::temp_dir().join(format!("tidegate-topic-{}", std::process::id()));
-        plan.cache = CachePlan { directory, topics: Vec::new(), ..plan.cache };
-        let guard = RemoveDir(plan.cache.directory.clone());
-        let opened = Clusters::open(&plan, "tidegate topic").await;
-        drop(guard);
-        return Ok(opened?);
-    }
-    plan.cache.topics.clear();
-    Ok(Clusters::open(&plan, "tidegate topic").await?)
-}
-
-/// Files that are open stay usable when their directory is gone.
-struct RemoveDir(PathBuf);
-
-impl Drop for RemoveDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn choose_cluster(plan: &Plan, wanted: Option<&str>) -> Result<String, Failure> {
-    let names: Vec<&str> = plan.clusters.iter().map(|c| c.name.as_str()).collect();
-    match (wanted, names.as_slice()) {
-        (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
-        (Some(name), names) => Err(Failure::new(USAGE_CODE, format!("no cluster {name}; there are: {}", names.join(", ")))),
-        (None, [only]) => Ok((*only).to_owned()),
-        (None, names) => Err(Failure::new(USAGE_CODE, format!("choose one with --cluster: {}", names.join(", ")))),
-    }
-}
-
-async fn whole(response: Response<edge::Body>) -> Result<(StatusCode, Bytes), Failure> {
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.map_err(|e| Failure::new(CLUSTER, e.to_string()))?.to_bytes();
-    Ok((head.status, body))
-}
-
-fn refuse(status: StatusCode, body: &[u8]) -> Result<(), Failure> {
-    if status.is_success() {
-        return Ok(());
-    }
-    let code = match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::NOT_FOUND => CLUSTER,
-        StatusCode::BAD_REQUEST => USAGE_CODE,
-        _ => OTHER,
-    };
-    Err(Failure::new(code, String::from_utf8_lossy(body)))
-}
-
-fn write_out(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::new(0, "")),
-        Err(e) => Err(Failure::other(format!("standard output: {e}"))),
-        Ok(()) => Ok(()),
-    }
+fn pairs(config: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |p: &String| p.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())).ok_or_else(|| p.clone());
+    let pairs: Result<_, _> = config.iter().map(pair).collect();
+    pairs.map_err(|p| Failure::new(USAGE_CODE, format!("--config {p}: expected NAME=VALUE")))
 }
 
 async fn produce(mut door: Door, topic: &str, format: Format, key: Option<String>) -> Result<(), Failure> {
-    let target = door.path(&format!("/{topic}/records"));
+    let target = format!("{topic}/records");
     let mut input = std::io::stdin().lock();
     let mut batch = Vec::new();
     let mut records = 0;

@@ -162,29 +162,31 @@ impl Checker<'_> {
     fn select(&mut self, fetch: &Fetch, at: &At, params: Params<'_>) -> Option<SelectPlan> {
         // The tree tells what was meant even where it did not fit the schema.
         let given = |key: &str| self.tree.get(at).and_then(|node| node.entry(key)).is_some_and(|entry| !entry.value.is_null());
-        match (given("filters"), given("merge")) {
-            (true, true) => {
-                let help = "filters: for one record; merge: for all of them".to_owned();
-                self.key_fault(&at.key("merge"), "'filters' and 'merge' exclude each other", help);
-                None
-            }
-            (false, false) => {
-                let help = "add filters: [{ key: ... }] for one record, or merge: json for all of them".to_owned();
-                self.key_fault(at, "the fetch does not say which records", help);
-                None
-            }
-            (true, false) => {
-                let filters = fetch.filters.as_deref()?;
-                let at = at.key("filters");
-                let kept = self.kept(&at);
-                let mut filter = |(at, filter): (At, &Filter)| {
-                    let key = self.template(&at.key("key"), &filter.key, &OF_REQUEST, params)?;
-                    Some(FilterPlan { key })
-                };
-                Some(SelectPlan::Filters(kept.zip(filters).filter_map(&mut filter).collect()))
-            }
-            (false, true) => Some(SelectPlan::MergeJson),
+        if !given("filters") && !given("merge") {
+            let help = "add filters: [{ key: ... }] for one record, or merge: json for all of them".to_owned();
+            self.key_fault(at, "the fetch does not say which records", help);
+            return None;
         }
+        let filters =
+            if given("filters") { self.filters(fetch.filters.as_deref()?, &at.key("filters"), params) } else { Vec::new() };
+        Some(if given("merge") { SelectPlan::MergeJson(filters) } else { SelectPlan::Newest(filters) })
+    }
+
+    fn filters(&mut self, filters: &[Filter], at: &At, params: Params<'_>) -> Vec<FilterPlan> {
+        let kept = self.kept(at);
+        let mut filter = |(at, filter): (At, &Filter)| {
+            let key = match &filter.key {
+                Some(key) => Some(self.template(&at.key("key"), key, &OF_REQUEST, params)?),
+                None => None,
+            };
+            let headers_at = at.key("headers");
+            let mut headers = Vec::with_capacity(filter.headers.len());
+            for (name, text) in &filter.headers {
+                headers.push((name.clone(), self.template(&headers_at.key(name), text, &OF_REQUEST, params)?));
+            }
+            Some(FilterPlan { key, headers })
+        };
+        kept.zip(filters).filter_map(&mut filter).collect()
     }
 
     fn response_headers(

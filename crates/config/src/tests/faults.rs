@@ -385,13 +385,14 @@ fn fetch() {
     fetch: { topic: items, merge: yaml, headers: { te: a, X: "ä", x: b }, content_type: json }
   - match: GET /f
     fetch: { topic: items, merge: json, headers: { x: "${message.key}" }, copy_headers: [connection], wait_max: soon }
+  - match: GET /g
+    fetch: { topic: items, filters: [{}, { headers: {} }, { headers: { a: "${message.key}" } }] }
 "#,
         r#"10:21 the topic 'itmes' is not cached (did you mean 'items'?)
 10:45 the path has no parameter 'x' (its parameters: id)
 10:64 unknown key 'kye' in routes[0].fetch.filters[1] (did you mean 'key'?)
 10:84 'message' is not available here (available here: params, query, headers, guard, idempotencyKey, correlationId)
 12:37 the list is empty (give one element at least, or leave the key out)
-12:41 'filters' and 'merge' exclude each other (filters: for one record; merge: for all of them)
 14:5 the fetch does not say which records (add filters: [{ key: ... }] for one record, or merge: json for all of them)
 16:37 expected a list, found the number 5
 18:35 expected 'json', found the text 'yaml'
@@ -403,6 +404,9 @@ fn fetch() {
 20:75 a merged answer is made of many records, whose headers are not copied (take the key out; 'headers' can set some for the whole answer)
 20:90 the header 'connection' cannot be passed on (it belongs to the connection, not to the content; leave it out)
 20:113 expected a duration such as 30s, found the text 'soon'
+22:38 'filters' is empty; it needs one entry at least
+22:44 'headers' is empty; it needs one entry at least
+22:78 'message' is not available here (available here: params, query, headers, guard, idempotencyKey, correlationId)
 "#,
     );
 }

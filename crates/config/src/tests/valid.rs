@@ -49,7 +49,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!((route.name.as_str(), route.line, route.path.as_str()), ("GET /items/{id}", 9, "/items/{id}"));
     assert_eq!((route.listeners.as_slice(), route.methods.as_slice()), (&["public".to_owned()][..], &["GET".to_owned()][..]));
     match &fetch(&plan, 0).select {
-        SelectPlan::Filters(filters) => assert_eq!(filters[0].key.source(), "${params.id}"),
+        SelectPlan::Newest(filters) => assert_eq!(filters[0].key.as_ref().unwrap().source(), "${params.id}"),
         other => panic!("{other:?}"),
     }
 }
@@ -120,7 +120,7 @@ routes:
     assert_eq!(produced.headers[1].1.literal(), Some("${literal}"));
     assert_eq!(produced.copy_headers, ["authorization", "content-type"]);
     assert_eq!((produced.body_bytes, produced.timeout), (Some(2 << 20), Some(Duration::from_secs(5))));
-    assert!(matches!(fetch(&plan, 1).select, SelectPlan::MergeJson));
+    assert!(matches!(fetch(&plan, 1).select, SelectPlan::MergeJson(_)));
     assert_eq!(plan.routes[1].methods, ["GET"]);
     assert_eq!(plan.routes[2].methods, ["POST", "PUT", "PATCH", "DELETE"]);
     assert_eq!(produce(&plan, 2).cluster, "local", "the cluster of the cached topic");

@@ -127,6 +127,7 @@ fn piece_of(line: &RecordLine) -> Bytes {
 /// Partition by partition up to the end; then, with `follow`, whatever comes.
 async fn read_logs(cache: Arc<TopicCache>, ask: Ask, tx: Sender<Piece>) {
     let mut changes = cache.changes();
+    let life = cache.life();
     let start = |log: &PartitionLog| match ask.from {
         From::Earliest => log.start_offset(),
         From::Latest => log.end_offset(),
@@ -137,6 +138,11 @@ async fn read_logs(cache: Arc<TopicCache>, ask: Ask, tx: Sender<Piece>) {
         .map(|(n, log)| (n, start(log)))
         .collect();
     loop {
+        if cache.life() != life {
+            let line = serde_json::json!({ "error": format!("topic {} was deleted", cache.name()) });
+            let _ = tx.send(Ok(format!("{line}\n").into())).await;
+            return;
+        }
         for (n, position) in &mut positions {
             let Some(log) = cache.partitions().get(*n).cloned() else { continue };
             if !read_log(*n, &log, position, &tx).await {

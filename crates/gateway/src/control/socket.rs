@@ -19,6 +19,9 @@ pub const SOCKET: &str = "control.sock";
 /// For the body of a request to arrive.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// How long no connection is accepted after that failed, as for want of file descriptors.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Connections served at a time.
 const CONNECTIONS_MAX: usize = 32;
 
@@ -59,7 +62,7 @@ async fn accept(listener: UnixListener, control: Control) {
             }
             Err(error) => {
                 tracing::warn!(%error, "control socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -155,26 +155,44 @@ impl Supervisor {
 
     /// Drops what is cached if it is of another topic that had the same name: by its id, or because a topic never loses partitions.
     fn ensure_life(&self, topic: &Arc<TopicFetch>, found: &Described, plan: &mut Plan) -> Result<(), String> {
-        let life = topic.state.lock().marks.life(found.id);
+        let (life, purge) = {
+            let state = topic.state.lock();
+            (state.marks.life(found.id), state.purge)
+        };
         let shrunk = found.partitions < topic.cache.partitions().len();
-        if matches!(life, Life::Another(_)) || shrunk {
-            tracing::warn!(topic = topic.name(), partitions = found.partitions, "the topic was re-created: fetched again");
-            for slot in topic.slots.read().iter() {
-                if plan.readers.remove(&(topic.handle.id(), slot.partition)).is_some() {
-                    self.stop(topic, slot, plan);
-                }
-                slot.set(PartitionState::Waiting, None);
-            }
-            self.confirm_stops(plan)?;
-            topic.cache.drop_all(found.partitions).map_err(|e| e.to_string())?;
-            topic.slots.write().clear();
-            topic.state.lock().found_on_disk = 0;
+        let another = matches!(life, Life::Another(_)) || shrunk;
+        if another || purge {
+            let why = if another { "the topic was re-created" } else { "the cache is purged" };
+            tracing::warn!(topic = topic.name(), partitions = found.partitions, "{why}: fetched again");
+            let dropped = self.drop_cached(topic, found.partitions, plan);
+            let mut state = topic.state.lock();
+            // What has been begun is tried until it is done, even if nobody waits for it any more.
+            state.purge = purge && dropped.is_err();
+            // A topic of the same life begins where it is configured to.
+            state.watched &= another;
+            state.purgers.drain(..).for_each(|purger| drop(purger.send(dropped.clone())));
+            drop(state);
+            dropped?;
         }
         match life {
             Life::Same => Ok(()),
             // After the drop: a crash between the two drops once more.
             Life::Adopted(id) | Life::Another(id) => topic.state.lock().marks.set_id(topic.cache.dir(), id),
         }
+    }
+
+    fn drop_cached(&self, topic: &Arc<TopicFetch>, partitions: usize, plan: &mut Plan) -> Result<(), String> {
+        for slot in topic.slots.read().iter() {
+            if plan.readers.remove(&(topic.handle.id(), slot.partition)).is_some() {
+                self.stop(topic, slot, plan);
+            }
+            slot.set(PartitionState::Waiting, None);
+        }
+        self.confirm_stops(plan)?;
+        topic.cache.drop_all(partitions).map_err(|e| e.to_string())?;
+        topic.slots.write().clear();
+        topic.state.lock().found_on_disk = 0;
+        Ok(())
     }
 
     /// Follows the beginnings of partitions that are read, and watches that what the cluster has comes.

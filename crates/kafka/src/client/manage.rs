@@ -2,14 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::{KafkaCluster, admin};
 use crate::{AdminError, TopicDescription, TopicSpec};
 
+/// How long a cache may take to be dropped, the cluster's answer to whether its topic exists included.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl KafkaCluster {
+    /// Answers when the topic can be produced to, if that is soon.
+    ///
+    /// # Errors
+    /// [`AdminError::TopicExists`], or why the cluster refuses.
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
-        let (config, wanted) = (self.admin_config.clone(), spec.clone());
-        self.ask(move || admin::create_topic(&config, &wanted)).await?;
+        let (asker, config, wanted) = (Arc::clone(&self.asker), self.admin_config.clone(), spec.clone());
+        let create = move || {
+            admin::create_topic(&config, &wanted)?;
+            admin::wait_until_told(&asker, &wanted.name);
+            Ok(())
+        };
+        self.ask(create).await?;
         self.changed(&spec.name);
         Ok(())
     }
@@ -59,6 +74,34 @@ impl KafkaCluster {
         let deleted = self.ask(move || admin::delete_records(&asker, &config, &topic, &before)).await;
         self.changed(name);
         deleted
+    }
+
+    /// Drops what is cached of a topic, and fetches it again; answers when it is dropped. Only while the cluster answers: until then
+    /// what is cached is all there is.
+    ///
+    /// # Errors
+    /// When the topic is not cached by this process, does not exist, or cannot be asked about.
+    pub async fn purge(&self, name: &str) -> Result<(), AdminError> {
+        let fetch = self.wanted.read().get(name).cloned();
+        let fetch = fetch.ok_or_else(|| AdminError::Invalid(format!("topic {name} is not cached by the running gateway")))?;
+        let (done, dropped) = oneshot::channel();
+        {
+            let mut state = fetch.state.lock();
+            state.purge = true;
+            state.purgers.push(done);
+        }
+        self.look();
+        let unasked = || "the cluster does not answer".to_owned();
+        match tokio::time::timeout(PURGE_TIMEOUT, dropped).await {
+            Ok(Ok(purged)) => purged.map_err(AdminError::Unavailable),
+            Ok(Err(_)) => Err(AdminError::Unavailable("shutting down".to_owned())),
+            Err(_) => {
+                let mut state = fetch.state.lock();
+                state.purgers.retain(|waiting| !waiting.is_closed());
+                state.purge = !state.purgers.is_empty();
+                Err(AdminError::Unavailable(self.reader_health.fault().or_else(|| state.problem.clone()).unwrap_or_else(unasked)))
+            }
+        }
     }
 
     /// What was known of the topic may no longer hold.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use message_cache::{Demand, PartitionLog, TopicCache};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
 
 use super::marks::Marks;
 use super::native::TopicHandle;
@@ -38,6 +39,10 @@ pub struct TopicState {
     pub watched: bool,
     /// Nobody uses it, so nothing is read.
     pub paused: bool,
+    /// The cache is to be dropped and fetched again.
+    pub purge: bool,
+    /// Who asked for that, and is told when it is dropped.
+    pub purgers: Vec<oneshot::Sender<Result<(), String>>>,
     /// What lies beside the cache: the topic's id and its last known configuration.
     pub marks: Marks,
 }
