@@ -110,3 +110,16 @@ fn an_empty_file_is_no_configuration() {
     assert_eq!(exited.code, Some(USAGE), "{}", exited.stderr);
     assert!(exited.stderr.contains("listeners"), "says what is missing: {}", exited.stderr);
 }
+
+#[test]
+fn a_file_that_is_too_large() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let check = |text: &str, words: &str| {
+        let exited = Gateway::builder().config(text).dir(dir.path()).run("check").expect("the gateway ends");
+        assert_eq!(exited.code, Some(USAGE), "{}", exited.stderr);
+        assert!(exited.stderr.contains(words), "no {words:?} in {}", exited.stderr);
+    };
+    check(&"# filler\n".repeat((4 << 20) / 9 + 1), "tidegate.yaml is larger than 4194304 bytes");
+    // Cut in the middle of a character, where the limit lies.
+    check(&"ä".repeat((4 << 20) / 2 + 1), "tidegate.yaml is larger than 4194304 bytes");
+}

@@ -269,7 +269,7 @@ async fn a_moved_log_start_and_a_new_partition_are_noticed() {
     let expected: Vec<String> = (20..30).map(|n: u32| n.to_string()).collect();
     let served = |cache: &TopicCache| cache.partition(0).map(|log| log.start_offset());
     assert_eq!(served(&cache), Some(20), "what was deleted there is not served here");
-    assert_eq!(&values(&cache, 0)[10..], expected);
+    assert_eq!(values(&cache, 0), expected);
     // Also while it is read.
     second.delete_records(&topic, BTreeMap::from([(0, 25)])).await.expect("deleted");
     until("the start has moved", || served(&cache) == Some(25)).await;

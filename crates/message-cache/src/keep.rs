@@ -127,7 +127,6 @@ impl PartitionLog {
             let manifest = self.manifest_of(view.start, clean, &sealed, &view);
             (sealed, manifest)
         };
-        self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
         self.put_manifest(&mut keeping, manifest)?;
         {
             let mut view = self.view.write();

@@ -67,7 +67,9 @@ impl Manifest {
         let io = |e| LogError::io(&path, e);
         let written = files.create(&tmp).and_then(|file| {
             files.write_all_at(&file, &tmp, self.text().as_bytes(), 0)?;
-            files.sync_data(&file, &tmp)
+            files.sync_data(&file, &tmp)?;
+            // The names that it tells of come first: a power loss must not leave it without them.
+            files.sync_dir(dir)
         });
         if let Err(e) = written {
             let _ = files.remove(&tmp);

@@ -8,15 +8,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use disk::Disk;
-use message_cache::{Clock, Files, LogOptions, NewRecord, OnCorruption, PartitionLog, Policy, Shared};
+use message_cache::{Clock, Files, LogError, LogOptions, NewRecord, OnCorruption, PartitionLog, Policy, Shared};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     offset: i64,
     key: u8,
-    /// Differs from append to append and from life to life.
-    value: Vec<u8>,
+    /// Differs from append to append and from life to life; `None` for a tombstone.
+    value: Option<Vec<u8>>,
 }
 
 /// The log between two resets.
@@ -26,14 +26,21 @@ struct Life {
     called: usize,
     done: usize,
     start: i64,
+    /// To where the start was moved since, and the moments as above.
+    starts: Vec<(i64, usize, usize)>,
     /// With the moments at which each was handed to the log, and acknowledged.
     rows: Vec<(Row, usize, usize)>,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Records of (gap before, key, length).
-    Append(Vec<(u8, u8, u16)>),
+    /// Records of (gap before, key, length or tombstone).
+    Append(Vec<(u8, u8, Option<u16>)>),
+    /// Housekeeping: compaction, where the topic is compacted.
+    Keep,
+    /// By so many of 255 of what there is.
+    MoveStart(u8),
+    DropOldest,
     Reset(i64),
     Clear,
     /// The process begins anew; the disk goes on.
@@ -43,9 +50,13 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let record = (0..3u8, 0..8u8, prop_oneof![4 => 0..300u16, 1 => 300..2500u16]);
+    let len = prop_oneof![1 => Just(None), 8 => (0..300u16).prop_map(Some), 2 => (300..2500u16).prop_map(Some)];
+    let record = (0..3u8, 0..8u8, len);
     prop_oneof![
         8 => proptest::collection::vec(record, 1..8).prop_map(Step::Append),
+        4 => Just(Step::Keep),
+        1 => any::<u8>().prop_map(Step::MoveStart),
+        1 => Just(Step::DropOldest),
         1 => (0..1000i64).prop_map(Step::Reset),
         1 => Just(Step::Clear),
         1 => Just(Step::Reopen),
@@ -57,6 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Kind {
     durable: bool,
     on_corruption: OnCorruption,
+    compact: bool,
 }
 
 struct World {
@@ -75,18 +87,24 @@ impl Drop for World {
     }
 }
 
+/// In memory where that can be had: what is durable is for the simulation to say.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn open(root: &Path, kind: Kind, disk: &Arc<Disk>) -> PartitionLog {
     let files = Files::with_faults(disk.clone());
-    let Kind { durable, on_corruption } = kind;
+    let Kind { durable, on_corruption, compact } = kind;
+    let policy = Policy { compact, min_cleanable_dirty_ratio: 0.0, delete_retention_ms: 0, ..Policy::default() };
     let options = LogOptions { segment_bytes: 2048, durable, on_corruption, files, ..LogOptions::default() };
-    let log = PartitionLog::open(&root.join("topic/0"), options, Shared::new(Policy::default(), Clock::System)).unwrap();
+    let log = PartitionLog::open(&root.join("topic/0"), options, Shared::new(policy, Clock::System)).unwrap();
     disk.settle();
     log
 }
 
 impl World {
     fn new(kind: Kind) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = directory();
         let disk = Disk::new(root.path());
         let log = Some(open(root.path(), kind, &disk));
         Self { kind, root, disk, log, lives: vec![Life::default()], appends: 0 }
@@ -100,10 +118,24 @@ impl World {
         self.disk.hold_sealer();
         match step {
             Step::Append(batch) => self.append(batch),
+            Step::Keep => match self.log().keep(&|| true) {
+                // What a batch left that was torn before it was acknowledged is not compacted.
+                Err(LogError::Corrupt { .. }) if self.log().stats().corrupt > 0 => {}
+                kept => kept.unwrap(),
+            },
+            Step::MoveStart(share) => self.move_start(|log| {
+                let (start, end) = (log.start_offset(), log.end_offset());
+                log.move_start(start + (end - start) * i64::from(*share) / 255).unwrap();
+            }),
+            Step::DropOldest => self.move_start(|log| {
+                log.drop_oldest().unwrap();
+            }),
             Step::Reset(start) => self.renew(*start, |log| log.reset(*start).unwrap()),
             Step::Clear => self.renew(0, |log| log.clear().unwrap()),
             Step::Reopen => {
-                let served = |log: &PartitionLog| log.scan(0).flatten().map(|r| r.offset()).collect::<Vec<_>>();
+                // Where nothing is promised, a start that was moved is kept with the next housekeeping.
+                let start = self.log().start_offset();
+                let served = |log: &PartitionLog| log.scan(start).flatten().map(|r| r.offset()).collect::<Vec<_>>();
                 let before = self.log.take().map(|log| served(&log));
                 self.log = Some(open(self.root.path(), self.kind, &self.disk));
                 assert_eq!(Some(served(self.log())), before, "a new process finds what the old one served");
@@ -113,14 +145,21 @@ impl World {
         self.disk.settle();
     }
 
-    fn append(&mut self, batch: &[(u8, u8, u16)]) {
+    fn move_start(&mut self, how: impl FnOnce(&PartitionLog)) {
+        let called = self.disk.now();
+        how(self.log());
+        let moved = (self.log().start_offset(), called, self.disk.now());
+        self.lives.last_mut().unwrap().starts.push(moved);
+    }
+
+    fn append(&mut self, batch: &[(u8, u8, Option<u16>)]) {
         let mut offset = self.log().end_offset();
         self.appends += 1;
         let called = self.disk.now();
-        let of = |&(gap, key, len): &(u8, u8, u16)| {
+        let of = |&(gap, key, len): &(u8, u8, Option<u16>)| {
             offset += i64::from(gap) + 1;
-            let mut value = self.appends.to_le_bytes().to_vec();
-            value.extend((0..len).map(|i| (i as u8) ^ (offset as u8)));
+            let body = |len| self.appends.to_le_bytes().into_iter().chain((0..len).map(|i| (i as u8) ^ (offset as u8)));
+            let value = len.map(|len| body(len).collect());
             Row { offset: offset - 1, key, value }
         };
         let rows: Vec<Row> = batch.iter().map(of).collect();
@@ -128,7 +167,7 @@ impl World {
         let records: Vec<_> = rows
             .iter()
             .zip(&keys)
-            .map(|(r, key)| NewRecord { offset: r.offset, key: Some(key), value: Some(&r.value), ..NewRecord::default() })
+            .map(|(r, key)| NewRecord { offset: r.offset, key: Some(key), value: r.value.as_deref(), ..NewRecord::default() })
             .collect();
         self.log().append(&records).unwrap();
         let done = self.disk.now();
@@ -138,12 +177,12 @@ impl World {
     fn renew(&mut self, start: i64, reset: impl FnOnce(&PartitionLog)) {
         let called = self.disk.now();
         reset(self.log());
-        self.lives.push(Life { called, done: self.disk.now(), start, rows: Vec::new() });
+        self.lives.push(Life { called, done: self.disk.now(), start, ..Life::default() });
     }
 
     fn crash(&mut self, moment: usize, seed: u64) {
         self.disk.let_sealer_go();
-        let root = tempfile::tempdir().unwrap();
+        let root = directory();
         self.disk.after_power_loss(moment, seed, root.path());
         let disk = Disk::new(root.path());
         let log = open(root.path(), self.kind, &disk);
@@ -158,7 +197,7 @@ impl World {
         let found: Vec<Row> = scanned
             .into_iter()
             .flatten()
-            .map(|r| Row { offset: r.offset(), key: r.key().unwrap()[0], value: r.value().unwrap().to_vec() })
+            .map(|r| Row { offset: r.offset(), key: r.key().unwrap()[0], value: r.value().map(<[u8]>::to_vec) })
             .collect();
         assert!(found.is_sorted_by(|a, b| a.offset < b.offset), "in order, nothing twice");
         // The life that is certain, or the one that was about to begin.
@@ -174,23 +213,34 @@ impl World {
         if !is_told {
             let newest: BTreeMap<_, _> = found.iter().map(|r| (r.key, r)).collect();
             for (key, row) in newest {
-                assert_eq!(log.latest(&[key]).unwrap().unwrap().value(), Some(&row.value[..]));
+                assert_eq!(log.latest(&[key]).unwrap().unwrap().offset(), row.offset);
             }
         }
         let rows = found.into_iter().map(|r| (r, 0, 0)).collect();
-        Life { called: 0, done: 0, start: log.start_offset(), rows }
+        Life { called: 0, done: 0, start: log.start_offset(), starts: Vec::new(), rows }
     }
 
-    /// Whether that may be left of a life. Compaction and retention would take rows out of `must` and leave them in `may`.
+    /// Whether that may be left of a life.
     fn fits(&self, life: &Life, moment: usize, found: &[Row], is_told: bool) -> bool {
-        let may: Vec<_> = life.rows.iter().filter(|(_, called, _)| *called <= moment).map(|(r, ..)| r).collect();
-        let must = if self.kind.durable { life.rows.iter().filter(|(_, _, done)| *done <= moment).count() } else { 0 };
-        if is_told {
-            // Of a batch whose fsync was still to come, a part may be torn and the rest whole.
-            return found.iter().all(|r| may.contains(&r)) && may[..must].iter().all(|r| found.contains(r));
-        }
+        let Kind { durable, compact, .. } = self.kind;
+        let may: Vec<&Row> = life.rows.iter().filter(|(_, called, _)| *called <= moment).map(|(r, ..)| r).collect();
         // Rows reach the log in order, so those that must be there are the first of those that may.
-        found.len() >= must && found.len() <= may.len() && found.iter().zip(may).all(|(a, b)| a == b)
+        let must = if durable { life.rows.iter().filter(|(_, _, done)| *done <= moment).count() } else { 0 };
+        let moved = |done: bool| {
+            let starts = life.starts.iter().filter(|(_, c, d)| if done { *d <= moment } else { *c <= moment });
+            starts.map(|(start, ..)| *start).max().unwrap_or(life.start)
+        };
+        let (gone_below, served_from) = (moved(false), if durable { moved(true) } else { life.start });
+        let certain = may.iter().rposition(|r| found.last() == Some(r)).map_or(0, |last| last + 1).max(must);
+        let certain = &may[..if is_told { must } else { certain }];
+        let later = |rows: &[Row], row: &Row| rows.iter().any(|r| r.key == row.key && r.offset > row.offset);
+        // Compaction: a record goes when a later one of its key stays, or a tombstone has come and gone.
+        let buried = |row: &Row| certain.iter().any(|r| r.value.is_none() && r.key == row.key && r.offset >= row.offset);
+        let is_there = |row: &Row| found.contains(row) || (compact && (later(found, row) || buried(row)));
+        // And no older one may come to light by it.
+        let is_newest = |row: &Row| found.contains(row) || later(found, row) || !found.iter().any(|r| r.key == row.key);
+        found.iter().all(|r| may.contains(&r) && r.offset >= served_from)
+            && certain.iter().filter(|r| r.offset >= gone_below).all(|r| is_there(r) && is_newest(r))
     }
 }
 
@@ -202,7 +252,7 @@ fn run(kind: Kind, steps: &[Step], moments: &[(prop::sample::Index, u64)]) {
     }
     // The same run may end in many ways.
     for (at, seed) in moments {
-        let root = tempfile::tempdir().unwrap();
+        let root = directory();
         let moment = at.index(world.disk.now() + 1);
         world.disk.after_power_loss(moment, *seed, root.path());
         let disk = Disk::new(root.path());
@@ -224,14 +274,14 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn what_is_acknowledged_is_durable((steps, moments) in steps(), keep: bool) {
+    fn what_is_acknowledged_is_durable((steps, moments) in steps(), keep: bool, compact: bool) {
         let on_corruption = if keep { OnCorruption::Keep } else { OnCorruption::Refetch };
-        run(Kind { durable: true, on_corruption }, &steps, &moments);
+        run(Kind { durable: true, on_corruption, compact }, &steps, &moments);
     }
 
     #[test]
-    fn a_copy_has_no_hidden_hole((steps, moments) in steps(), keep: bool) {
+    fn a_copy_has_no_hidden_hole((steps, moments) in steps(), keep: bool, compact: bool) {
         let on_corruption = if keep { OnCorruption::Keep } else { OnCorruption::Refetch };
-        run(Kind { durable: false, on_corruption }, &steps, &moments);
+        run(Kind { durable: false, on_corruption, compact }, &steps, &moments);
     }
 }

@@ -93,9 +93,7 @@ impl Broker {
     /// Runs one of Kafka's own tools (a class such as `org.apache.kafka.tools.TopicCommand`) against this broker; yields what it
     /// printed. `--bootstrap-server` is supplied.
     pub fn tool(&self, class: &str, args: &[&str]) -> Result<String> {
-        let args = [&["--bootstrap-server", &self.bootstrap], args].concat();
-        let output = java(self.dir.path(), &self.libs, TOOL_HEAP, class, &args)?;
-        printed(class, &output)
+        run_tool(self.dir.path(), &self.libs, &self.bootstrap, class, args)
     }
 
     /// Creates a topic with Kafka's TopicCommand; `config` are `key=value` texts.
@@ -149,6 +147,18 @@ impl Broker {
         };
         Err(Error::new(format!("{fault}; the end of its log:\n{}", tail(&log))))
     }
+}
+
+/// As [`Broker::tool`], against any broker, such as the one that tests share.
+pub fn kafka_tool(bootstrap: &str, class: &str, args: &[&str]) -> Result<String> {
+    let dir = tempfile::Builder::new().prefix("tidegate-tool-").tempdir()?;
+    fs::write(dir.path().join("log4j2.yaml"), include_str!("../templates/log4j2.yaml"))?;
+    run_tool(dir.path(), &jars::libs()?, bootstrap, class, args)
+}
+
+fn run_tool(dir: &Path, libs: &Path, bootstrap: &str, class: &str, args: &[&str]) -> Result<String> {
+    let args = [&["--bootstrap-server", bootstrap], args].concat();
+    printed(class, &java(dir, libs, TOOL_HEAP, class, &args)?)
 }
 
 /// `server.properties` for a node that is alone in its cluster.

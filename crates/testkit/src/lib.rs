@@ -13,7 +13,7 @@ mod process;
 mod steps;
 mod tools;
 
-pub use broker::{Broker, BrokerOptions};
+pub use broker::{Broker, BrokerOptions, kafka_tool};
 pub use gateway::{Exited, Gateway, GatewayBuilder};
 pub use jars::KAFKA_VERSION;
 pub use place::{free_ports, left_out, poll_until, shared_kafka, target_dir, unique, workspace_root};

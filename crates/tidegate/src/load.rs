@@ -3,24 +3,22 @@
 use std::io::Read;
 use std::path::Path;
 
-use config::{Checks, Override, Plan, PropertyProblem, Source};
+use config::{Checks, Override, Plan, PropertyProblem, Source, TEXT_BYTES_MAX};
 
 use crate::cli::Config;
 use crate::failure::{Failure, USAGE_CODE};
 
-/// Largest configuration file, in bytes.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
 pub fn load(config: &Config) -> Result<Plan, Failure> {
     let name = config.file.display().to_string();
     let usage = |text: String| Failure::new(USAGE_CODE, text);
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = std::fs::File::open(&config.file).map_err(|e| usage(format!("{name} cannot be read: {e}")))?;
-    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    let read = file.take(TEXT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|e| usage(format!("{name} cannot be read: {e}")))?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(usage(format!("{name} is larger than {FILE_BYTES_MAX} bytes")));
+    if bytes.len() > TEXT_BYTES_MAX {
+        return Err(usage(format!("{name} is larger than {TEXT_BYTES_MAX} bytes")));
     }
+    let text = String::from_utf8(bytes).map_err(|e| usage(format!("{name} is not UTF-8: {}", e.utf8_error())))?;
     let mut overrides = overrides_from_env()?;
     for set in &config.set {
         overrides.push(Override::set(set).map_err(usage)?);

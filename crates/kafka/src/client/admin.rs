@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use message_cache::is_legal_topic_name;
 use rdkafka::ClientConfig;
@@ -18,6 +18,10 @@ use crate::{AdminError, PartitionDescription, TopicDescription, TopicSpec};
 
 /// How long the cluster may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the brokers may take to hear of a new topic.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
+const TOLD_PAUSE: Duration = Duration::from_millis(20);
 
 /// # Errors
 /// [`AdminError::TopicExists`], or why the cluster refuses.
@@ -36,6 +40,19 @@ pub fn create_topic(config: &ClientConfig, spec: &TopicSpec) -> Result<(), Admin
         None | Some(Ok(_)) => Ok(()),
         Some(Err((_, E::TopicAlreadyExists))) => Err(AdminError::TopicExists(spec.name.clone())),
         Some(Err((_, code))) => Err(refused(code, &spec.name)),
+    }
+}
+
+/// Waits until the brokers tell of a topic that was created: the controller answers before they have heard of it, and a produce
+/// would be refused meanwhile. Gives up after [`TOLD_WITHIN`], since the topic is there all the same.
+pub fn wait_until_told(client: &Arc<ReaderClient>, name: &str) {
+    let began = Instant::now();
+    while began.elapsed() < TOLD_WITHIN {
+        match find_topic(client, name) {
+            Ok(found) if found.leaders.iter().all(|leader| *leader >= 0) => return,
+            Ok(_) | Err(AdminError::UnknownTopic(_) | AdminError::Invalid(_)) => std::thread::sleep(TOLD_PAUSE),
+            Err(AdminError::TopicExists(_) | AdminError::Unavailable(_)) => return,
+        }
     }
 }
 

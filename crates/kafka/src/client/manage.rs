@@ -13,9 +13,18 @@ use crate::{AdminError, TopicDescription, TopicSpec};
 const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl KafkaCluster {
+    /// Answers when the topic can be produced to, if that is soon.
+    ///
+    /// # Errors
+    /// [`AdminError::TopicExists`], or why the cluster refuses.
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
-        let (config, wanted) = (self.admin_config.clone(), spec.clone());
-        self.ask(move || admin::create_topic(&config, &wanted)).await?;
+        let (asker, config, wanted) = (Arc::clone(&self.asker), self.admin_config.clone(), spec.clone());
+        let create = move || {
+            admin::create_topic(&config, &wanted)?;
+            admin::wait_until_told(&asker, &wanted.name);
+            Ok(())
+        };
+        self.ask(create).await?;
         self.changed(&spec.name);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::Consumer;
 
@@ -14,6 +14,9 @@ use super::resume::{Before, Resume, Told};
 use super::supervise::{ANSWER_TIMEOUT, Plan, Reader, Supervisor};
 use super::watchdog::Progress;
 use crate::FetchStart;
+
+/// What is due so soon is started with what is due: tries after a fault are spread, and each costs its questions.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The offsets that a start needs, of many partitions.
 struct Answers {
@@ -28,7 +31,7 @@ impl Supervisor {
         let stopping = || stop.load(Ordering::Acquire) || !self.health.is_reached();
         let now = Instant::now();
         let due: Vec<(TopicId, i32)> =
-            plan.readers.iter().filter(|(_, r)| r.due.is_some_and(|at| at <= now)).map(|(id, _)| *id).collect();
+            plan.readers.iter().filter(|(_, r)| r.due.is_some_and(|at| at <= now + TOGETHER)).map(|(id, _)| *id).collect();
         if due.is_empty() || stopping() {
             return;
         }
@@ -94,6 +97,8 @@ impl Supervisor {
         let (name, partition, cached) = (topic.name(), slot.partition, before.cached_end);
         match before.decide(slot.start, told) {
             Resume::Continue => {}
+            // So it is already; an empty segment for each of many empty partitions would cost more than it tells.
+            Resume::Begin(0) if slot.start == FetchStart::Earliest => {}
             Resume::Begin(offset) => log.reset(offset).map_err(|e| e.to_string())?,
             Resume::Skip(offset) => {
                 tracing::warn!(

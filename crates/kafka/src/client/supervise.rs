@@ -171,23 +171,36 @@ impl Supervisor {
             let called = topic.demand.as_ref().is_some_and(|demand| demand.answer());
             let paused = topic.state.lock().paused;
             if paused && called {
-                topic.state.lock().paused = false;
-                for slot in topic.slots.read().iter() {
-                    slot.set(PartitionState::Waiting, None);
-                    let reader = Reader::new(&topic, Arc::clone(slot), Reason::Started, now);
-                    plan.readers.insert((topic.handle.id(), slot.partition), reader);
-                }
-                // Its id and its configuration were not looked at for each start, and partitions may have been added.
-                plan.look_at = now;
-            } else if !paused && topic.is_over(now) && topic.cache.put_to_sleep() {
-                topic.state.lock().paused = true;
-                for slot in topic.slots.read().iter() {
-                    plan.readers.remove(&(topic.handle.id(), slot.partition));
-                    self.stop(&topic, slot, plan);
-                    slot.set(PartitionState::Paused, None);
-                }
+                self.resume(&topic, plan, now);
+            } else if !paused && topic.is_over(now) {
+                self.pause(&topic, plan, now);
             }
         }
+    }
+
+    /// Only what has really stopped sleeps: a late batch would else pass for the end that it was to reach.
+    fn pause(&self, topic: &Arc<TopicFetch>, plan: &mut Plan, now: Instant) {
+        for slot in topic.slots.read().iter() {
+            plan.readers.remove(&(topic.handle.id(), slot.partition));
+            self.stop(topic, slot, plan);
+        }
+        if self.confirm_stops(plan).is_ok() && topic.cache.put_to_sleep() {
+            topic.state.lock().paused = true;
+            topic.slots.read().iter().for_each(|slot| slot.set(PartitionState::Paused, None));
+        } else {
+            self.resume(topic, plan, now);
+        }
+    }
+
+    fn resume(&self, topic: &Arc<TopicFetch>, plan: &mut Plan, now: Instant) {
+        topic.state.lock().paused = false;
+        for slot in topic.slots.read().iter() {
+            slot.set(PartitionState::Waiting, None);
+            let reader = Reader::new(topic, Arc::clone(slot), Reason::Started, now);
+            plan.readers.insert((topic.handle.id(), slot.partition), reader);
+        }
+        // It may have become another topic since the last look.
+        plan.look_at = now;
     }
 }
 
