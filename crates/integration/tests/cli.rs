@@ -130,6 +130,9 @@ fn embedded_topics_through_the_gateway_and_without_it() {
     assert_eq!(status_of(&gateway, "k3"), 404, "deleted for good");
     put(&gateway, "k3", "{}");
     check(&builder, &format!("topic delete {t} --yes"), 0, &[]);
+    let doctor = builder.clone().run("doctor").expect("it ends");
+    assert_eq!(doctor.code, Some(CLUSTER), "{}", doctor.stdout);
+    assert!(doctor.stdout.contains(&format!("topic {t}: missing")), "{}", doctor.stdout);
     let gone = http::put(gateway.address(), "/records/k3", b"{}").expect("an answer");
     assert_eq!((gone.status, gone.text().contains("unknown-topic")), (404, true), "{gone:?}");
     check(&builder, &format!("topic create {t}"), 0, &[]);

@@ -201,6 +201,20 @@ async fn records_are_deleted_below_an_offset() {
     assert!(matches!(cluster.delete_records("u", end).await, Err(AdminError::UnknownTopic(_))));
 }
 
+#[tokio::test]
+async fn deleted_records_stay_deleted() {
+    for config in [&[][..], &[("flush.messages", "10")], &[("flush.ms", "1000")]] {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = open(dir.path());
+        create(&cluster, "t", 1, config).await;
+        produce(&cluster, "t", 5).await;
+        cluster.delete_records("t", BTreeMap::from([(0, 3)])).await.unwrap();
+        // Not closed: as after a crash.
+        drop(cluster);
+        assert_eq!(bounds(&open(dir.path()), "t"), (3, 5), "{config:?}");
+    }
+}
+
 /// However a topic is flushed, and whenever that was said: records are acknowledged in order, and all are there after a stop.
 #[tokio::test]
 async fn flushing() {

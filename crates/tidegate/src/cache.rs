@@ -17,6 +17,8 @@ use crate::{load, say};
 
 /// What a directory is called that is being removed. No topic may be called so.
 const PURGED: &str = "~purged";
+/// How often a topic is tried to be opened.
+const OPEN_TRIES: u32 = 3;
 
 pub fn cache(verb: CacheVerb) -> Result<(), Failure> {
     match verb {
@@ -80,7 +82,10 @@ impl Found<'_> {
     fn open(&self) -> Result<TopicCache, Failure> {
         // Whatever is there is shown; what to do about corruption is for the gateway to decide.
         let options = LogOptions { read_only: true, on_corruption: OnCorruption::Keep, ..LogOptions::default() };
-        TopicCache::open(&self.dir, &self.topic, &options).map_err(|e| Failure::new(DIRECTORY, e.to_string()))
+        let open = || TopicCache::open(&self.dir, &self.topic, &options);
+        // The housekeeping of a gateway that runs may remove files between the list and the look.
+        let opened = (1..OPEN_TRIES).find_map(|_| open().ok()).map_or_else(open, Ok);
+        opened.map_err(|e| Failure::new(DIRECTORY, e.to_string()))
     }
 
     /// The properties of the topic as they were last known here.

@@ -150,6 +150,9 @@ async fn examine_cluster(
     for (_, topic, create) in declared.iter().filter(|(c, ..)| c == name) {
         if topics.contains(topic.as_str()) {
             examine_topic(name, topic, door, report).await?;
+        } else if plan.embedded && own.is_none() {
+            let remedy = "create it with `tidegate topic create`, or start the gateway again";
+            report.bad(CLUSTER, &format!("cluster {name}, topic {topic}: missing"), remedy)?;
         } else if *create || plan.embedded {
             report.good(&format!("cluster {name}, topic {topic}: missing; `run` will create it"))?;
         } else {

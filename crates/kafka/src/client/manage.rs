@@ -84,6 +84,9 @@ impl KafkaCluster {
     pub async fn purge(&self, name: &str) -> Result<(), AdminError> {
         let fetch = self.wanted.read().get(name).cloned();
         let fetch = fetch.ok_or_else(|| AdminError::Invalid(format!("topic {name} is not cached by the running gateway")))?;
+        if self.reader_health.is_down() {
+            return Err(AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned())));
+        }
         let (done, dropped) = oneshot::channel();
         {
             let mut state = fetch.state.lock();
