@@ -165,7 +165,9 @@ impl TopicCache {
             let dir = self.dir.join(n.to_string());
             self.options.files.remove_tree(&dir).map_err(|e| LogError::io(&dir, e))?;
         }
-        self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+        if count < partitions.len() {
+            self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+        }
         let kept = partitions.iter().take(count).cloned().collect();
         *partitions = Arc::new(kept);
         self.shared.ring();
