@@ -69,6 +69,8 @@ pub struct KafkaOptions {
 
 /// The default of [`KafkaOptions::refresh`].
 pub const TOPIC_REFRESH: Duration = Duration::from_secs(10);
+/// A shorter time than this would keep the brokers busy for nothing.
+const TOPIC_REFRESH_MIN: Duration = Duration::from_millis(100);
 /// The most readers of [`KafkaCluster::read_range`] that are kept for the next.
 const IDLE_READERS_MAX: usize = 2;
 
@@ -128,7 +130,7 @@ impl KafkaCluster {
             producer_health: Arc::clone(&producer_health),
             wanted: Arc::clone(&wanted),
             directory: options.cache_directory.clone(),
-            refresh: options.refresh,
+            refresh: options.refresh.max(TOPIC_REFRESH_MIN),
             committed,
             notices: noticed,
             orders,
@@ -228,8 +230,8 @@ impl KafkaCluster {
         let handle = TopicHandle::new(&self.reader, topic).ok_or_else(|| AdminError::UnknownTopic(topic.to_owned()))?;
         let options = options.into();
         let marks = Marks::read(cache.dir());
-        if let Some(policy) = marks.policy() {
-            cache.set_policy(policy);
+        if let Some(config) = &marks.config {
+            cache.set_policy(marks::policy(config));
         }
         let notices = self.notices.clone();
         // Without a supervisor everything is about to end.
