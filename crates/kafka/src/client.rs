@@ -36,6 +36,7 @@ use message_cache::{LogOptions, TopicCache};
 use parking_lot::{Mutex, RwLock};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::Semaphore;
 
 use self::delivery::{Failure, classify};
 use self::fetch::{Fetcher, Notice};
@@ -71,6 +72,8 @@ pub struct KafkaOptions {
 pub const TOPIC_REFRESH: Duration = Duration::from_secs(10);
 /// A shorter time than this would keep the brokers busy for nothing.
 const TOPIC_REFRESH_MIN: Duration = Duration::from_millis(100);
+/// The most questions about topics at a time: each has a thread, and some a client with connections of its own.
+const QUESTIONS_MAX: usize = 8;
 /// The most readers of [`KafkaCluster::read_range`] that are kept for the next.
 const IDLE_READERS_MAX: usize = 2;
 
@@ -92,6 +95,7 @@ pub struct KafkaCluster {
     reader: Arc<ReaderClient>,
     reader_health: Arc<Health>,
     asker: Arc<ReaderClient>,
+    questions: Semaphore,
     /// Clients that have read a range and can read another.
     idle_readers: Mutex<Vec<Arc<ReaderClient>>>,
     known: KnownTopics,
@@ -152,6 +156,7 @@ impl KafkaCluster {
             reader,
             reader_health,
             asker,
+            questions: Semaphore::new(QUESTIONS_MAX),
             idle_readers: Mutex::default(),
             known,
             wanted,
