@@ -97,7 +97,7 @@ pub struct KafkaCluster {
     asker: Arc<ReaderClient>,
     questions: Semaphore,
     /// Clients that have read a range and can read another.
-    idle_readers: Mutex<Vec<Arc<ReaderClient>>>,
+    idle_readers: Arc<Mutex<Vec<Arc<ReaderClient>>>>,
     known: KnownTopics,
     wanted: Arc<Wanted>,
     notices: Sender<Notice>,
@@ -126,7 +126,9 @@ impl KafkaCluster {
         let (orders, ordered) = crossbeam_channel::unbounded();
         let wanted = Arc::new(Wanted::default());
         let fetcher = Fetcher::new(Arc::clone(&reader), ordered, notices.clone());
+        let idle_readers = Arc::<Mutex<Vec<Arc<ReaderClient>>>>::default();
         let supervisor = Supervisor {
+            idle_readers: Arc::clone(&idle_readers),
             reader: Arc::clone(&reader),
             asker: Arc::clone(&asker),
             health: Arc::clone(&reader_health),
@@ -157,7 +159,7 @@ impl KafkaCluster {
             reader_health,
             asker,
             questions: Semaphore::new(QUESTIONS_MAX),
-            idle_readers: Mutex::default(),
+            idle_readers,
             known,
             wanted,
             notices,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kafka::{AdminError, FetchOptions, FetchStart, KafkaCluster, PartitionState, ProduceRecord, TopicSpec};
 use kafka_support::*;
+use rdkafka::mocking::MockCluster;
 
 /// Tries until the topic can be created: a deleted one goes away in its own time.
 async fn create_again(cluster: &KafkaCluster, name: &str, partitions: i32) {
@@ -286,4 +287,31 @@ fn block(dir: &Path, topic: &str) -> std::path::PathBuf {
     std::fs::create_dir_all(dir.join(topic)).expect("a directory");
     std::fs::write(&at, b"").expect("a file");
     at
+}
+
+/// Needs no broker but librdkafka's own stand-in, which can be taken away in the middle of a range.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_whose_broker_goes_away_is_an_error() {
+    let brokers = MockCluster::new(1).expect("a stand-in");
+    brokers.create_topic("t", 1, 1).expect("a topic");
+    let dir = tempfile::tempdir().expect("a directory");
+    let small =
+        [("consumer.fetch.message.max.bytes", "1000"), ("consumer.queued.min.messages", "1"), ("batch.num.messages", "1")];
+    let cluster = cluster(&brokers.bootstrap_servers(), dir.path(), &small);
+    for _ in 0..50 {
+        cluster.produce(record("t", None, Some(&"x".repeat(900)))).await.expect("acknowledged");
+    }
+    let mut read = 0;
+    let began = Instant::now();
+    let mut each = |_| {
+        read += 1;
+        if read == 1 {
+            brokers.broker_down(1).expect("taken away");
+        }
+        ControlFlow::Continue(())
+    };
+    let outcome = tokio::task::block_in_place(|| cluster.read_range("t", 0, 0, 50, &mut each));
+    assert!(matches!(outcome, Err(AdminError::Unavailable(_))), "{outcome:?} after {read} records");
+    assert!(began.elapsed() < PATIENCE && read < 50, "{read} records in {:?}", began.elapsed());
+    cluster.close().await;
 }

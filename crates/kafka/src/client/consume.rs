@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::Consumer;
@@ -16,6 +16,8 @@ use crate::{AdminError, ConsumeFrom, ConsumedRecord};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_millis(100);
 const BATCH_RECORDS_MAX: usize = 500;
+/// How long a range waits for its next record: somebody else waits for the range.
+const STILL_MAX: Duration = Duration::from_secs(10);
 
 /// Gives each record of a topic, in order within each partition, to `each`, until that breaks off. Unless `follow`, ends
 /// where the partitions ended at the start. Blocks. The client must read nothing else.
@@ -53,7 +55,7 @@ pub fn consume(
         }
     }
     let started: Vec<i32> = open.keys().copied().collect();
-    let result = read(client, &mut queue, &mut open, each);
+    let result = read(client, &mut queue, &mut open, None, each);
     for partition in started {
         queue.stop(&handle, partition);
     }
@@ -73,6 +75,8 @@ pub fn range(
     each: &mut dyn FnMut(ConsumedRecord) -> ControlFlow<()>,
 ) -> Result<(), AdminError> {
     let found = admin::find_topic(client, name)?;
+    // Whatever it heard while it was idle.
+    client.context().0.answered();
     let count = found.leaders.len();
     if usize::try_from(partition).map_or(true, |p| p >= count) {
         return Err(AdminError::Invalid(format!("topic {name} has no partition {partition}: it has {count}, counted from 0")));
@@ -86,22 +90,31 @@ pub fn range(
     }
     let mut queue = RecordQueue::new(client, BATCH_RECORDS_MAX);
     queue.start(&handle, partition, from).map_err(AdminError::Unavailable)?;
-    let result = read(client, &mut queue, &mut HashMap::from([(partition, to)]), each);
+    let result = read(client, &mut queue, &mut HashMap::from([(partition, to)]), Some(STILL_MAX), each);
     queue.stop(&handle, partition);
     result
 }
 
+/// `still_max`: how long nothing may come, or brokers be away, before that is an error; `None`: waits for them.
 fn read(
     client: &ReaderClient,
     queue: &mut RecordQueue,
     open: &mut HashMap<i32, i64>,
+    still_max: Option<Duration>,
     each: &mut dyn FnMut(ConsumedRecord) -> ControlFlow<()>,
 ) -> Result<(), AdminError> {
+    let mut moved = Instant::now();
     while !open.is_empty() {
         native::serve_events(client);
+        let health = &client.context().0;
+        if still_max.is_some_and(|max| health.is_down() || moved.elapsed() > max) {
+            let fault = health.fault().unwrap_or_else(|| "the cluster gives no records".to_owned());
+            return Err(AdminError::Unavailable(fault));
+        }
         for message in queue.take(WAIT).iter() {
             let partition = message.partition();
             let Some(end) = open.get(&partition).copied() else { continue };
+            moved = Instant::now();
             let at_end = message.code().is(E::PartitionEOF);
             if message.code().is_error() && !at_end {
                 return Err(AdminError::Unavailable(message.error_text()));

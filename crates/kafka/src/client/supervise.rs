@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::ask::Asking;
 use super::backoff::{Backoff, MISSING_TOPIC_RETRY_MAX, RETRY_MAX};
@@ -42,6 +42,8 @@ pub struct Supervisor {
     pub reader: Arc<ReaderClient>,
     /// Has connections of its own for questions.
     pub asker: Arc<ReaderClient>,
+    /// What they have to say would else pile up.
+    pub idle_readers: Arc<Mutex<Vec<Arc<ReaderClient>>>>,
     /// The reader's.
     pub health: Arc<Health>,
     pub producer: Arc<Producer>,
@@ -122,6 +124,7 @@ impl Supervisor {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             native::serve_events(&self.asker);
+            self.idle_readers.lock().iter().for_each(|reader| native::serve_events(reader));
             self.follow_demand(&mut plan, Instant::now());
             if plan.look_at <= Instant::now() {
                 plan.looked = Instant::now();
