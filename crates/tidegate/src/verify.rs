@@ -81,14 +81,15 @@ mod tests {
             };
             cache.partition(0).unwrap().append(&[record]).unwrap();
         }
+        // Indexes are written by another thread, under another name until they are whole, and only while the log is open.
+        let first = dir.path().join("t/0/00000000000000000000.log");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !first.with_extension("index").exists() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         drop(cache);
         if let Some((extension, at)) = harm {
-            let path = dir.path().join("t/0/00000000000000000000").with_extension(extension);
-            // Indexes are written by another thread, under another name until they are whole.
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while !path.exists() && Instant::now() < deadline {
-                std::thread::yield_now();
-            }
+            let path = first.with_extension(extension);
             let mut bytes = std::fs::read(&path).unwrap();
             bytes[at] ^= 1;
             std::fs::write(path, bytes).unwrap();
