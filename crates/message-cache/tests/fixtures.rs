@@ -39,7 +39,9 @@ fn check(name: &str, on_corruption: OnCorruption, expected: Result<(i64, i64, us
             assert_eq!((found.0, found.1, found.2.len()), (start, end, records), "{name}");
             assert_eq!((log.stats().corrupt, log.stats().truncated_bytes > 0), (corrupt, is_cut), "{name}");
         }
-        (opened, expected) => panic!("{name}: {:?}, expected {expected:?}", opened.map(|l| content(&l)).map_err(|e| e.to_string())),
+        (opened, expected) => {
+            panic!("{name}: {:?}, expected {expected:?}", opened.map(|l| content(&l)).map_err(|e| e.to_string()))
+        }
     }
 }
 
