@@ -39,6 +39,9 @@ impl PartitionLog {
             .and_then(|()| self.clean_if_due(life, &go_on))
             .and_then(|()| self.write_manifest());
         *self.counters.problem.lock() = steps.as_ref().err().map(LogError::to_string);
+        if let Err(LogError::Cut { .. } | LogError::Corrupt { .. }) = &steps {
+            self.counters.is_damaged.store(true, Ordering::Relaxed);
+        }
         steps
     }
 

@@ -46,7 +46,9 @@ pub fn recover(segment: &Segment, orders: Orders, findings: &mut Findings) -> (T
             Err(fault) => fault,
         };
         let next = segment.resync(at, after).or(orders.followed.then(|| segment.len()));
-        let next = next.filter(|next| orders.followed || is_of_later_write(segment, *next));
+        // A copy is not served before the cluster has given again what may have been whole.
+        let is_copy = orders.on_corruption == OnCorruption::Refetch;
+        let next = next.filter(|next| is_copy || orders.followed || is_of_later_write(segment, *next));
         match next {
             Some(next) if orders.on_corruption == OnCorruption::Keep => {
                 tracing::error!(segment = %segment.path.display(), at, to = next, what = fault.text(), "corrupt record: kept, not served");
