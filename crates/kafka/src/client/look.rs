@@ -196,8 +196,23 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Has partitions fetched again whose files hold what cannot be read: the cluster has it.
+    fn mend(&self, plan: &mut Plan, now: Instant) {
+        let damaged = |(_, r): &(&_, &Reader)| r.due.is_none() && r.slot.log.is_damaged();
+        let ids: Vec<_> = plan.readers.iter().filter(damaged).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(reader) = plan.readers.get_mut(&id) else { continue };
+            let (topic, slot) = (Arc::clone(&reader.topic), Arc::clone(&reader.slot));
+            tracing::error!(topic = topic.name(), partition = slot.partition, "what is cached cannot be read: fetched again");
+            reader.reason = Reason::Diverged;
+            reader.fail("what is cached cannot be read: it is fetched again".to_owned(), now);
+            self.stop(&topic, &slot, plan);
+        }
+    }
+
     /// Follows the beginnings of partitions that are read, and watches that what the cluster has comes.
     fn follow(&self, plan: &mut Plan, stopping: &dyn Fn() -> bool) {
+        self.mend(plan, Instant::now());
         let read = || plan.readers.iter().filter(|(_, r)| r.due.is_none() && r.slot.is_led());
         let by_name: BTreeMap<Partition, _> =
             read().map(|(id, r)| ((r.topic.name().to_owned(), r.slot.partition), *id)).collect();

@@ -109,7 +109,8 @@ impl Supervisor {
                     offset,
                     "the cluster has deleted records before they were cached"
                 );
-                log.skip_to(offset);
+                // Readers are told of the gap.
+                log.move_start(offset).map_err(|e| e.to_string())?;
             }
             Resume::Refetch(offset) => {
                 tracing::warn!(topic = name, partition, cached, ?told, "the topic was re-created or truncated: fetched again");
