@@ -201,6 +201,10 @@ impl From<&FetchError> for Problem {
                 let detail = "the newest record of this key is damaged on disk and is not served";
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", "The record cannot be read", detail);
             }
+            FetchError::TooBroad { .. } => {
+                let title = "The filter is too broad";
+                return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "filter-too-broad", title, e.to_string());
+            }
             FetchError::Unavailable(_) => {
                 let detail = "the topic is not cached and its cluster cannot be asked now";
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, "cluster-unavailable", "The cluster is not available", detail)

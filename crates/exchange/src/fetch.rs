@@ -96,8 +96,19 @@ pub enum FetchError {
     Filling { topic: String },
     #[error("the cache of topic {topic} has not reached what was written before")]
     Behind { topic: String },
+    #[error("none of {looks} records that its terms led to passes the filter: name something rarer")]
+    TooBroad { looks: usize },
     #[error("the record cannot be read: {0}")]
-    Unreadable(#[from] LogError),
+    Unreadable(LogError),
+}
+
+impl From<LogError> for FetchError {
+    fn from(e: LogError) -> Self {
+        match e {
+            LogError::TooBroad { looks } => Self::TooBroad { looks },
+            e => Self::Unreadable(e),
+        }
+    }
 }
 
 impl Fetch {

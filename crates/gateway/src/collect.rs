@@ -43,9 +43,13 @@ fn cluster_samples(name: &str, status: &ClusterStatus, out: &mut Samples) {
         let help = "Records fetched from the cluster since the start.";
         out.counter(metric::CACHE_FETCHED_RECORDS, help, &labels, topic.fetched_records as f64);
         for p in &topic.partitions {
-            let Some(end) = p.cluster_end else { continue };
             let number = p.partition.to_string();
             let labels = [labels[0], labels[1], (label::PARTITION, number.as_str())];
+            let help = "Times that reading the partition was begun again after a fault.";
+            out.counter(metric::CACHE_FETCH_RESTARTS, help, &labels, p.faults.restarts as f64);
+            let help = "Times that the watchdog found no progress although the cluster had more.";
+            out.counter(metric::CACHE_FETCH_STALLS, help, &labels, p.faults.stalls as f64);
+            let Some(end) = p.cluster_end else { continue };
             let help = "Offsets between the cached end and the cluster's.";
             out.gauge(metric::CACHE_LAG_RECORDS, help, &labels, (end - p.cached_end).max(0) as f64);
         }

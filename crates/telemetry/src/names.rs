@@ -24,6 +24,10 @@ pub mod metric {
     /// Counter: log lines that did not fit the queue or could not be written.
     pub const LOG_DROPPED: &str = "tidegate_log_dropped_total";
 
+    /// Times that reading a partition was begun again after a fault.
+    pub const CACHE_FETCH_RESTARTS: &str = "tidegate_cache_fetch_restarts_total";
+    /// Times that the watchdog found no progress.
+    pub const CACHE_FETCH_STALLS: &str = "tidegate_cache_fetch_stalls_total";
     /// Where a cached partition begins.
     pub const CACHE_START_OFFSET: &str = "tidegate_cache_start_offset";
     /// Heap bytes of the indexes of a partition.
