@@ -19,6 +19,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         },
     };
     let log = telemetry::init_logging(options).map_err(|e| Failure::other(e.to_string()))?;
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::other(format!("no runtime: {e}")))?;
     runtime.block_on(async {
@@ -43,4 +44,16 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         running.stop(again).await;
         Ok(())
     })
+}
+
+/// As many open files as the system grants: each segment and each connection is one, and the usual soft limit is 1024.
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let granted = getrlimit(Resource::Nofile);
+    if granted.current < granted.maximum || granted.maximum.is_none() {
+        let wanted = Rlimit { current: granted.maximum, maximum: granted.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+            eprintln!("tidegate: the limit of open files stays at {:?}: {error}", granted.current);
+        }
+    }
 }
