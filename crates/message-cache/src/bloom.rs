@@ -84,10 +84,10 @@ mod tests {
     #[test]
     fn other_keys_are_mostly_known_to_be_absent() {
         for keys in [10u32, 1000, 200_000] {
-            let filter = build((0..keys).map(|i| crate::keytable::hash(&i.to_le_bytes())));
+            let filter = build((0..keys).map(|i| crate::keytable::hash(&i.to_le_bytes(), 7)));
             let asked = 200_000;
             let others = keys..keys + asked;
-            let wrong = others.filter(|i| may_hold(&filter, crate::keytable::hash(&i.to_le_bytes()))).count();
+            let wrong = others.filter(|i| may_hold(&filter, crate::keytable::hash(&i.to_le_bytes(), 7))).count();
             let rate = wrong as f64 / f64::from(asked);
             println!("{keys} keys, {} bytes: {rate:.5} false", filter.len());
             assert!(rate < 0.006, "{rate} of the absent keys pass the filter of {keys} keys");

@@ -117,10 +117,10 @@ fn check_record(index: &dyn Index, truth: &Tables, segment: &Segment, at: u64, e
         }
     };
     if index.has_terms() {
-        terms::of_headers(&bytes[fixed.headers_range()]).for_each(|term| posted(term, "one of its headers"));
+        terms::of_headers(&bytes[fixed.headers_range()], segment.salt).for_each(|term| posted(term, "one of its headers"));
     }
     let Some(key) = fixed.key_range().map(|r| &bytes[r]) else { return };
-    let hash = keytable::hash(key);
+    let hash = keytable::hash(key, segment.salt);
     let newest = truth.newest(segment, hash, key).ok().flatten();
     if newest != Some(at) {
         if index.has_terms() {

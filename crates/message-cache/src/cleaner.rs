@@ -158,10 +158,9 @@ impl Round<'_> {
             return Ok(false);
         }
         let key = &segment.bytes_from(at)[range];
-        let hash = keytable::hash(key);
-        let is_newest_here = self.inputs[n].newest(hash, key)? == Some(at);
+        let is_newest_here = self.inputs[n].newest(key)? == Some(at);
         let mut later = self.inputs[n + 1..].iter();
-        if !is_newest_here || later.try_fold(false, |found, s| Ok::<_, LogError>(found || s.newest(hash, key)?.is_some()))? {
+        if !is_newest_here || later.try_fold(false, |found, s| Ok::<_, LogError>(found || s.newest(key)?.is_some()))? {
             self.dropped.replaced += 1;
             return Ok(false);
         }
@@ -198,7 +197,7 @@ impl Round<'_> {
             output.segment.horizon_ms.fetch_min(horizon, Ordering::Relaxed);
         }
         let frame = from.bytes_from(at);
-        let key_hash = fixed.key_range().map(|r| keytable::hash(&frame[r]));
+        let key_hash = fixed.key_range().map(|r| keytable::hash(&frame[r], output.segment.salt));
         let at = output.segment.len() + output.buffer.len() as u64;
         frame::copy(frame, fixed, Some(horizon), output.segment.salt, &mut output.buffer);
         output.entries.push(Entry { at, offset: fixed.offset, timestamp_ms: fixed.timestamp_ms, key_hash });

@@ -104,7 +104,7 @@ fn of_clause(
     let mut newest = Vec::new();
     let mut rarest = None;
     if let Some(key) = &clause.key {
-        let hash = keytable::hash(key);
+        let hash = keytable::hash(key, segment.salt);
         index.newest_of_hash(segment, hash, &mut newest)?;
         if newest.is_empty() {
             return Ok(());
@@ -113,7 +113,7 @@ fn of_clause(
         rarest = Some((replaced + newest.len(), terms::of_key(hash)));
     }
     for (name, value) in &clause.headers {
-        let term = terms::of_header(name, value.as_deref());
+        let term = terms::of_header(name, value.as_deref(), segment.salt);
         let count = index.count(segment, term)?;
         if rarest.is_none_or(|(fewest, _)| count < fewest) {
             rarest = Some((count, term));
@@ -271,7 +271,7 @@ mod tests {
                 prop_assert_eq!(matching(found), matching(whole));
             }
             for key in 0..9u8 {
-                let hash = keytable::hash(&[key]);
+                let hash = keytable::hash(&[key], segment.salt);
                 if let Ok(found) = disk.newest(&segment, hash, &[key]) {
                     prop_assert_eq!(found, tables.newest(&segment, hash, &[key]).unwrap());
                 }

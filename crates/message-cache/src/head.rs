@@ -42,7 +42,7 @@ pub struct Entry {
 
 impl Entry {
     pub fn of(segment: &Segment, at: u64, fixed: &Fixed) -> Self {
-        let key_hash = fixed.key_range().map(|r| keytable::hash(&segment.bytes_from(at)[r]));
+        let key_hash = fixed.key_range().map(|r| keytable::hash(&segment.bytes_from(at)[r], segment.salt));
         Self { at, offset: fixed.offset, timestamp_ms: fixed.timestamp_ms, key_hash }
     }
 }
@@ -89,7 +89,7 @@ impl Tables {
             }
         }
         if let Some(fixed) = fixed.filter(|f| f.headers_len > 0) {
-            terms::of_headers(&frame[fixed.headers_range()]).for_each(|term| self.terms.post(term, at8));
+            terms::of_headers(&frame[fixed.headers_range()], segment.salt).for_each(|term| self.terms.post(term, at8));
         }
     }
 

@@ -206,7 +206,7 @@ impl PartitionLog {
                 break;
             }
             frame::encode(record, length, segment.salt, &mut writer.buffer);
-            let key_hash = record.key.map(keytable::hash);
+            let key_hash = record.key.map(|key| keytable::hash(key, segment.salt));
             writer.entries.push(Entry { at, offset: record.offset, timestamp_ms: record.timestamp_ms, key_hash });
         }
         Ok(writer.entries.len())

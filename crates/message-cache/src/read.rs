@@ -18,7 +18,7 @@ type Place = (Arc<Segment>, u64);
 impl PartitionLog {
     /// The newest record of a key, tombstones included; `None` if there is none, or it has expired.
     pub fn latest(&self, key: &[u8]) -> Result<Option<Record>, LogError> {
-        let found = self.find_newest(keytable::hash(key), key);
+        let found = self.find_newest(key);
         let record = found.and_then(|place| place.map(|(segment, at)| segment.record(at)).transpose());
         let record = record.inspect_err(|e| self.count_corrupt(e))?.filter(|r| self.is_served(r));
         let counter = if record.is_some() { &self.counters.hits } else { &self.counters.misses };
@@ -46,18 +46,18 @@ impl PartitionLog {
         record.offset() >= self.start_offset() && !shared.policy().is_expired(record.timestamp_ms(), shared.clock.now_ms())
     }
 
-    fn find_newest(&self, hash: u32, key: &[u8]) -> Result<Option<Place>, LogError> {
+    fn find_newest(&self, key: &[u8]) -> Result<Option<Place>, LogError> {
         let sealed = {
             let view = self.view.read();
             if let Some(head) = &view.head
-                && let Some(at) = head.tables.newest(&head.segment, hash, key)?
+                && let Some(at) = head.tables.newest(&head.segment, keytable::hash(key, head.segment.salt), key)?
             {
                 return Ok(Some((Arc::clone(&head.segment), at)));
             }
             Arc::clone(&view.sealed)
         };
         for s in sealed.iter().rev() {
-            if let Some(at) = s.newest(hash, key)? {
+            if let Some(at) = s.newest(key)? {
                 return Ok(Some((Arc::clone(&s.segment), at)));
             }
         }
@@ -67,7 +67,7 @@ impl PartitionLog {
     /// Whether this record is the newest of its key; false for a null key.
     pub fn is_latest(&self, record: &Record) -> Result<bool, LogError> {
         let Some(key) = record.key() else { return Ok(false) };
-        let found = self.find_newest(keytable::hash(key), key)?;
+        let found = self.find_newest(key)?;
         // Compaction may have moved it to another segment since it was read.
         Ok(found.is_some_and(|(segment, at)| segment.peek(at).is_ok_and(|f| f.offset == record.offset())))
     }

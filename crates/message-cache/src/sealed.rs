@@ -9,6 +9,7 @@ use crate::error::LogError;
 use crate::filter::{self, At, Filter};
 use crate::head::{Last, Sparse, Tables};
 use crate::index::{self, DiskIndex, Index, Summary};
+use crate::keytable;
 use crate::segment::Segment;
 
 pub struct Sealed {
@@ -61,7 +62,8 @@ impl Sealed {
     }
 
     /// As [`Index::newest`]: position of the newest record of a key in this segment.
-    pub fn newest(&self, hash: u32, key: &[u8]) -> Result<Option<u64>, LogError> {
+    pub fn newest(&self, key: &[u8]) -> Result<Option<u64>, LogError> {
+        let hash = keytable::hash(key, self.segment.salt);
         self.with(|index| index.newest(&self.segment, hash, key))
     }
 

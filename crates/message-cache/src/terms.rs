@@ -34,17 +34,17 @@ pub fn of_key(hash: u32) -> u32 {
     hash ^ KEY_TAG
 }
 
-/// The term of a header; a null value is a value of its own.
-pub fn of_header(name: &str, value: Option<&[u8]>) -> u32 {
-    let tag = if value.is_some() { VALUE_TAG } else { NULL_TAG };
+/// The term of a header; a null value is a value of its own. Salted by the segment, as keys are.
+pub fn of_header(name: &str, value: Option<&[u8]>, salt: u32) -> u32 {
+    let tag = if value.is_some() { VALUE_TAG } else { NULL_TAG } | u64::from(salt) << 32;
     xxh3_64_with_seed(value.unwrap_or_default(), xxh3_64_with_seed(name.as_bytes(), tag)) as u32
 }
 
 /// The terms that the headers of a record are posted under, some perhaps twice.
-pub fn of_headers(bytes: &[u8]) -> impl Iterator<Item = u32> {
+pub fn of_headers(bytes: &[u8], salt: u32) -> impl Iterator<Item = u32> {
     // The length tells it of nearly all: a header takes 8 bytes at least.
     let crowded = bytes.len() > HEADERS_MAX * 8 && frame::headers(bytes).nth(HEADERS_MAX).is_some();
-    let each = frame::headers(if crowded { &[] } else { bytes }).map(|h| of_header(h.name, h.value));
+    let each = frame::headers(if crowded { &[] } else { bytes }).map(move |h| of_header(h.name, h.value, salt));
     each.chain(crowded.then_some(CROWDED))
 }
 
@@ -341,7 +341,7 @@ mod tests {
     fn headers_of_other_names_and_values_are_other_terms() {
         let headers =
             [("a", Some(&b"b"[..])), ("a", None), ("a", Some(b"")), ("ab", Some(b"")), ("", Some(b"ab")), ("b", Some(b"a"))];
-        let mut terms: Vec<_> = headers.iter().map(|(name, value)| of_header(name, *value)).collect();
+        let mut terms: Vec<_> = headers.iter().map(|(name, value)| of_header(name, *value, 7)).collect();
         terms.sort_unstable();
         terms.dedup();
         assert_eq!(terms.len(), headers.len());
@@ -350,9 +350,9 @@ mod tests {
     #[test]
     fn a_record_with_very_many_headers_is_one_posting() {
         let header = [1u32.to_le_bytes().as_slice(), &0u32.to_le_bytes(), b"n"].concat();
-        assert_eq!(of_headers(&header.repeat(HEADERS_MAX)).count(), HEADERS_MAX);
-        assert_eq!(of_headers(&header.repeat(HEADERS_MAX + 1)).collect::<Vec<_>>(), [CROWDED]);
-        assert_eq!(of_headers(&[]).count(), 0);
+        assert_eq!(of_headers(&header.repeat(HEADERS_MAX), 7).count(), HEADERS_MAX);
+        assert_eq!(of_headers(&header.repeat(HEADERS_MAX + 1), 7).collect::<Vec<_>>(), [CROWDED]);
+        assert_eq!(of_headers(&[], 7).count(), 0);
     }
 
     #[test]
