@@ -22,6 +22,8 @@ const START_ATTEMPTS: usize = 3;
 /// Serial GC and the quick compiler only: the JVM starts faster and leaves the cores to what is being tested.
 const SMALL_HEAP: &[&str] = &["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 const TOOL_HEAP: &[&str] = &["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// Of one among several on the same machine.
+const CLUSTER_HEAP: &[&str] = &["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 /// As Kafka's own start script has it, but for the heap.
 const FULL_HEAP: &[&str] = &["-Xms512m", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"];
 /// Bytes of the broker's log that an error shows.
@@ -44,7 +46,7 @@ pub struct Broker {
     libs: PathBuf,
     address: SocketAddr,
     bootstrap: String,
-    throughput: bool,
+    jvm: &'static [&'static str],
     process: Option<Process>,
 }
 
@@ -52,15 +54,14 @@ impl Broker {
     /// Starts a fresh broker on a free port of 127.0.0.1 and returns when it serves requests.
     pub fn start(options: BrokerOptions) -> Result<Self> {
         let libs = jars::libs()?;
-        let mut failure = None;
-        for _ in 0..START_ATTEMPTS {
-            match Self::start_once(&libs, &options) {
-                Ok(broker) => return Ok(broker),
-                Err(cause) if cause.to_string().contains("Address already in use") => failure = Some(cause),
-                Err(cause) => return Err(cause),
-            }
-        }
-        Err(failure.unwrap_or_else(|| Error::new("no attempt to start a broker was made")))
+        attempt(|| Self::start_once(&libs, &options))
+    }
+
+    /// Starts nodes that are one cluster, each of them broker and controller, and returns when all serve requests. Kafka's internal
+    /// topics have a replica on each.
+    pub fn start_cluster(nodes: usize, options: BrokerOptions) -> Result<Vec<Self>> {
+        let libs = jars::libs()?;
+        attempt(|| Self::start_cluster_once(&libs, nodes, &options))
     }
 
     /// `127.0.0.1:PORT`, the same for the whole life of this value.
@@ -108,45 +109,98 @@ impl Broker {
 
     fn start_once(libs: &Path, options: &BrokerOptions) -> Result<Self> {
         let ports = free_ports(2)?;
-        let dir = tempfile::Builder::new().prefix("tidegate-kafka-").tempdir()?;
-        fs::write(dir.path().join("log4j2.yaml"), include_str!("../templates/log4j2.yaml"))?;
-        fs::write(dir.path().join("server.properties"), properties(dir.path(), ports[0], ports[1], options))?;
-        let format = ["format", "-t", &cluster_id()?, "-c", "server.properties"];
-        printed("formatting", &java(dir.path(), libs, TOOL_HEAP, "kafka.tools.StorageTool", &format)?)?;
-        let address = SocketAddr::from(([127, 0, 0, 1], ports[0]));
-        let mut broker = Self {
-            dir,
-            libs: libs.to_path_buf(),
-            address,
-            bootstrap: address.to_string(),
-            throughput: options.throughput,
-            process: None,
-        };
+        let jvm = if options.throughput { FULL_HEAP } else { SMALL_HEAP };
+        let mut broker = Self::format(libs, ports[0], ports[1], options, &cluster_id()?, jvm)?;
         broker.launch()?;
         Ok(broker)
     }
 
+    fn start_cluster_once(libs: &Path, nodes: usize, options: &BrokerOptions) -> Result<Vec<Self>> {
+        let (ports, id) = (free_ports(2 * nodes)?, cluster_id()?);
+        let (ports, controllers) = ports.split_at(nodes);
+        let format = |(at, (port, controller)): (usize, (&u16, &u16))| {
+            let mut options = options.clone();
+            options.properties.splice(0..0, membership(at + 1, controllers));
+            Self::format(libs, *port, *controller, &options, &id, CLUSTER_HEAP)
+        };
+        let mut brokers: Vec<Self> = ports.iter().zip(controllers).enumerate().map(format).collect::<Result<_>>()?;
+        // None of them serves before most of them run.
+        brokers.iter_mut().try_for_each(Self::begin)?;
+        brokers.iter_mut().try_for_each(Self::wait_serving)?;
+        Ok(brokers)
+    }
+
+    fn format(
+        libs: &Path,
+        port: u16,
+        controller: u16,
+        options: &BrokerOptions,
+        cluster: &str,
+        jvm: &'static [&'static str],
+    ) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("tidegate-kafka-").tempdir()?;
+        fs::write(dir.path().join("log4j2.yaml"), include_str!("../templates/log4j2.yaml"))?;
+        fs::write(dir.path().join("server.properties"), properties(dir.path(), port, controller, options))?;
+        let format = ["format", "-t", cluster, "-c", "server.properties"];
+        printed("formatting", &java(dir.path(), libs, TOOL_HEAP, "kafka.tools.StorageTool", &format)?)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Ok(Self { dir, libs: libs.to_path_buf(), address, bootstrap: address.to_string(), jvm, process: None })
+    }
+
     fn launch(&mut self) -> Result<()> {
-        let log = self.dir.path().join("broker.log");
-        let heap = if self.throughput { FULL_HEAP } else { SMALL_HEAP };
-        let mut command = java_command(self.dir.path(), &self.libs, heap, "kafka.Kafka", &["server.properties"])?;
-        let out = File::options().append(true).create(true).open(&log)?;
+        self.begin()?;
+        self.wait_serving()
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let mut command = java_command(self.dir.path(), &self.libs, self.jvm, "kafka.Kafka", &["server.properties"])?;
+        let out = File::options().append(true).create(true).open(self.log())?;
         command.stderr(out.try_clone()?).stdout(out).stdin(Stdio::null());
-        let mut process = Process::unheard("the Kafka broker", command)?;
+        self.process = Some(Process::unheard("the Kafka broker", command)?);
+        Ok(())
+    }
+
+    fn wait_serving(&mut self) -> Result<()> {
+        let address = self.address;
+        let Some(process) = &mut self.process else { return Err(Error::new("the Kafka broker was not started")) };
         let ready = poll_until(START_TIMEOUT, || match process.ended() {
             Some(status) => Some(Err(status.to_string())),
-            None => probe::brokers(self.address).is_ok_and(|count| count > 0).then_some(Ok(())),
+            None => probe::brokers(address).is_ok_and(|count| count > 0).then_some(Ok(())),
         });
         let fault = match ready {
-            Some(Ok(())) => {
-                self.process = Some(process);
-                return Ok(());
-            }
+            Some(Ok(())) => return Ok(()),
             Some(Err(status)) => format!("the Kafka broker ended ({status})"),
             None => format!("the Kafka broker is not ready after {START_TIMEOUT:?}"),
         };
-        Err(Error::new(format!("{fault}; the end of its log:\n{}", tail(&log))))
+        self.process = None;
+        Err(Error::new(format!("{fault}; the end of its log:\n{}", tail(&self.log()))))
     }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("broker.log")
+    }
+}
+
+/// Tries again when a port was taken by somebody else.
+fn attempt<T>(start: impl Fn() -> Result<T>) -> Result<T> {
+    let mut failure = None;
+    for _ in 0..START_ATTEMPTS {
+        match start() {
+            Err(cause) if cause.to_string().contains("Address already in use") => failure = Some(cause),
+            started => return started,
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::new("no attempt to start a broker was made")))
+}
+
+/// What makes a node one of several, by the ports of all their controllers.
+fn membership(id: usize, controllers: &[u16]) -> Vec<(String, String)> {
+    let voters: Vec<String> = (1..).zip(controllers).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
+    let nodes = controllers.len().to_string();
+    let mut all = vec![("node.id".to_owned(), id.to_string()), ("controller.quorum.voters".to_owned(), voters.join(","))];
+    let replicated = ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"];
+    all.extend(replicated.map(|topic| (format!("{topic}.replication.factor"), nodes.clone())));
+    all
 }
 
 /// As [`Broker::tool`], against any broker, such as the one that tests share.
@@ -161,7 +215,7 @@ fn run_tool(dir: &Path, libs: &Path, bootstrap: &str, class: &str, args: &[&str]
     printed(class, &java(dir, libs, TOOL_HEAP, class, &args)?)
 }
 
-/// `server.properties` for a node that is alone in its cluster.
+/// `server.properties` for a node that is alone in its cluster, unless the options say otherwise.
 fn properties(dir: &Path, port: u16, controller: u16, options: &BrokerOptions) -> String {
     let logs = dir.join("logs");
     let mut text = format!(
@@ -240,6 +294,13 @@ mod tests {
             assert!(!id.starts_with('-'), "{id}");
             assert!("AQgw".contains(&id[21..]), "{id}: the last character holds two bits");
         }
+    }
+
+    #[test]
+    fn nodes_of_a_cluster_know_each_other() {
+        let of = |id| membership(id, &[7, 8]).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+        assert_eq!(of(2)[..2], ["node.id=2", "controller.quorum.voters=1@127.0.0.1:7,2@127.0.0.1:8"]);
+        assert!(of(1).contains(&"offsets.topic.replication.factor=2".to_owned()), "{:?}", of(1));
     }
 
     #[test]
