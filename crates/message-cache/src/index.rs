@@ -52,7 +52,7 @@ pub struct Summary {
 }
 
 const MAGIC: &[u8; 8] = b"TIDEIDX\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER: usize = 128;
 const SPARSE: usize = 24;
 /// Flag: the segment has too many postings for an index of terms.

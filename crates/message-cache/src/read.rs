@@ -120,6 +120,10 @@ impl PartitionLog {
         faults.extend(view.head.iter().flat_map(|h| h.tables.verify(&h.segment)));
         drop(view);
         faults.extend(self.check_files().err().map(|e| e.to_string()));
+        // What recovery found and no record tells of: that some are missing between two segments.
+        let known: Vec<_> = sealed.iter().map(|s| (s.segment.path.clone(), s.segment.len())).collect();
+        let lost = self.findings.corrupt.iter().filter(|place| known.contains(place));
+        faults.extend(lost.map(|(path, _)| format!("{}: records are missing behind it", path.display())));
         faults
     }
 

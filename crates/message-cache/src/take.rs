@@ -266,6 +266,15 @@ impl PartitionLog {
     /// # Errors
     /// [`LogError::TooBroad`] after [`NEWEST_LOOK_MAX`] records that did not match.
     pub(crate) fn newest_match(&self, filter: &Filter, conflate: bool) -> Result<Option<Record>, LogError> {
+        let found = self.find_newest_match(filter, conflate);
+        found.inspect_err(|e| {
+            if !matches!(e, LogError::TooBroad { .. }) {
+                self.count_corrupt(e);
+            }
+        })
+    }
+
+    fn find_newest_match(&self, filter: &Filter, conflate: bool) -> Result<Option<Record>, LogError> {
         let (start, sources) = self.all_sources();
         let mut looks = NEWEST_LOOK_MAX;
         for source in sources.iter().rev() {
