@@ -198,7 +198,7 @@ impl From<&FetchError> for Problem {
             FetchError::Render(e) => return Self::from(e),
             FetchError::Unreadable(_) => {
                 // Where on which disk is for the log, not for clients.
-                let detail = "the newest record of this key is damaged on disk and is not served";
+                let detail = "a record that the answer depends on is damaged on disk and is not served";
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", "The record cannot be read", detail);
             }
             FetchError::TooBroad { .. } => {

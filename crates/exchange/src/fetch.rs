@@ -175,11 +175,14 @@ fn newest(cache: &TopicCache, filter: &Filter, has: &Has<'_>) -> Result<Found, L
     let conflate = cache.policy().compact;
     let mut found = None;
     for clause in &filter.any {
+        let mut of_clause = None;
         for (n, log) in cache.partitions().iter().enumerate() {
-            found = newer(found, log.newest(clause, conflate)?.map(|record| Latest { partition: n as i32, record }));
+            of_clause = newer(of_clause, log.newest(clause, conflate)?.map(|record| Latest { partition: n as i32, record }));
         }
+        // A record that was deleted hides older ones of its clause, not what another clause finds.
+        found = newer(found, of_clause.filter(|l| !l.record.is_tombstone()));
     }
-    let Some(found) = found.filter(|l| !l.record.is_tombstone()) else { return Ok(Found::Nothing) };
+    let Some(found) = found else { return Ok(Found::Nothing) };
     let (etag, timestamp_ms) = (found.etag(), found.record.timestamp_ms());
     let unchanged = has(Some((&etag, timestamp_ms)));
     Ok(if unchanged { Found::Unchanged(etag, timestamp_ms) } else { Found::Record(found, etag) })

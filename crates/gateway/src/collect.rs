@@ -67,7 +67,7 @@ fn log_samples(cluster: &str, topic: &str, partition: usize, stats: &LogStats, o
         (metric::CACHE_INDEX_BYTES, "Heap bytes of indexes.", stats.index_heap_bytes as f64),
         (
             metric::CACHE_PROBLEM,
-            "Whether housekeeping of the partition fails; the log and /status say why.",
+            "Whether housekeeping of the partition fails; the log and the JSON of / say why.",
             f64::from(u8::from(stats.problem.is_some())),
         ),
         (metric::CACHE_RECOVERY_SECONDS, "Time that opening the log took.", stats.recovery.as_secs_f64()),

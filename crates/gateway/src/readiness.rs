@@ -87,5 +87,6 @@ fn partition(p: &PartitionStatus) -> Value {
         "last_fault": p.faults.last,
         "restarts": p.faults.restarts,
         "stalls": p.faults.stalls,
+        "housekeeping": p.housekeeping,
     })
 }

@@ -198,6 +198,7 @@ impl EmbeddedCluster {
             cluster_end: Some(log.end_offset()),
             problem: None,
             faults: crate::PartitionFaults::default(),
+            housekeeping: log.stats().problem,
         };
         let served = self.topics.read();
         let served = served.values().map(|t| TopicStatus {

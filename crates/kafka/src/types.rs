@@ -123,6 +123,8 @@ pub struct PartitionStatus {
     pub cluster_end: Option<i64>,
     pub problem: Option<String>,
     pub faults: PartitionFaults,
+    /// Why housekeeping of what is cached fails, while it does.
+    pub housekeeping: Option<String>,
 }
 
 /// What has gone wrong with a partition since this process began to read it.

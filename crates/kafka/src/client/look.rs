@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode as E;
@@ -18,9 +18,10 @@ use super::supervise::{ANSWER_TIMEOUT, Plan, Reader, Supervisor};
 use super::topic::{Slot, TopicFetch};
 use crate::{FetchStart, PartitionState};
 
-/// Answers in a row that a topic does not exist before its cached records are taken for those of a deleted topic, where no topic
-/// id tells.
+/// Answers in a row that a topic does not exist before its cached records are taken for those of a deleted topic, and dropped.
 const MISSING_BEFORE_DELETED: u32 = 3;
+/// And for how long: brokers that have just started may not know it yet.
+const DELETED_AFTER: Duration = Duration::from_secs(30);
 
 impl Supervisor {
     pub fn look(&self, plan: &mut Plan, stop: &AtomicBool) {
@@ -101,12 +102,25 @@ impl Supervisor {
         {
             let mut state = topic.state.lock();
             state.missing += 1;
+            state.missing_since.get_or_insert_with(Instant::now);
             state.watched = true;
         }
         for slot in topic.slots.read().iter() {
             if plan.readers.remove(&(topic.handle.id(), slot.partition)).is_some() {
                 self.stop(topic, slot, plan);
                 slot.set(PartitionState::Waiting, None);
+            }
+        }
+        // Said often enough, it is so, and nobody is to be served what is left of a deleted topic.
+        let is_deleted = {
+            let state = topic.state.lock();
+            let long = state.missing_since.is_some_and(|since| since.elapsed() >= DELETED_AFTER);
+            long && state.missing >= MISSING_BEFORE_DELETED && !topic.cache.partitions().is_empty()
+        };
+        if is_deleted {
+            tracing::warn!(topic = topic.name(), "the topic was deleted: what is cached of it is dropped");
+            if let Err(problem) = self.drop_cached(topic, 0, plan) {
+                return problem;
             }
         }
         "the topic does not exist: create it, or correct its name".to_owned()
@@ -128,6 +142,7 @@ impl Supervisor {
             let mut state = topic.state.lock();
             let watched = state.watched || state.found_on_disk > 0;
             state.watched = true;
+            state.missing_since = None;
             (std::mem::take(&mut state.missing), state.marks.id.is_some(), watched, state.found_on_disk, state.paused)
         };
         let deleted = missing >= MISSING_BEFORE_DELETED && !known;

@@ -113,7 +113,13 @@ impl Supervisor {
                 log.move_start(offset).map_err(|e| e.to_string())?;
             }
             Resume::Refetch(offset) => {
-                tracing::warn!(topic = name, partition, cached, ?told, "the topic was re-created or truncated: fetched again");
+                tracing::warn!(
+                    topic = name,
+                    partition,
+                    cached,
+                    ?told,
+                    "what is cached is not what the cluster has, or is damaged: fetched again"
+                );
                 // Until it has caught up again, nobody may take what is there for all.
                 topic.cache.mark_incomplete().map_err(|e| e.to_string())?;
                 log.reset(offset).map_err(|e| e.to_string())?;

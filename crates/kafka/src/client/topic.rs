@@ -33,6 +33,8 @@ pub struct TopicState {
     pub problem: Option<String>,
     /// How often in a row the cluster said that there is no such topic.
     pub missing: u32,
+    /// Since when; `None` while it is there.
+    pub missing_since: Option<Instant>,
     /// Partitions that were on disk when the topic was opened, and are of its present life.
     pub found_on_disk: usize,
     /// The topic was looked for before, so that what is new came after that.
@@ -179,6 +181,7 @@ impl Slot {
             cluster_end: handle.last_heard_end(self.partition).max(asked),
             problem: state.problem.clone(),
             faults: state.faults.clone(),
+            housekeeping: self.log.stats().problem,
         }
     }
 }
