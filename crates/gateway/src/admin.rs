@@ -59,7 +59,7 @@ impl AdminState {
         let seen: Vec<_> = self.clusters.iter().map(|(name, c)| (name, matches!(c, Cluster::Embedded(_)), c.status())).collect();
         let looks: Vec<_> = seen.iter().map(|(name, embedded, status)| Look { name, embedded: *embedded, status }).collect();
         let obstacles = readiness::obstacles(&looks, self.draining.load(Ordering::Acquire));
-        let status = readiness::status(&looks, self.version, &obstacles);
+        let status = readiness::status(&looks, self.version, self.clusters.lock_problem(), &obstacles);
         with_type(code(obstacles.is_empty()), format!("{status:#}\n").into(), "application/json")
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use config::{CapabilityPlan, ClusterPlan, Plan, TopicPlan};
@@ -14,7 +15,9 @@ use message_cache::{DirLock, LockError, LogOptions, OnCorruption};
 /// Clusters by name, and the lock of the directory that their logs lie in.
 pub struct Clusters {
     by_name: BTreeMap<String, Cluster>,
-    _lock: DirLock,
+    lock: DirLock,
+    /// Whether the log has it that the lock was lost.
+    lock_loss_told: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +50,7 @@ impl Clusters {
         for cluster in &plan.clusters {
             by_name.insert(cluster.name.clone(), open_one(plan, cluster)?);
         }
-        let clusters = Self { by_name, _lock: lock };
+        let clusters = Self { by_name, lock, lock_loss_told: AtomicBool::new(false) };
         clusters.create_embedded_topics(plan).await?;
         Ok(clusters)
     }
@@ -90,6 +93,22 @@ impl Clusters {
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Cluster)> {
         self.by_name.iter().map(|(name, cluster)| (name.as_str(), cluster))
+    }
+
+    /// What is wrong with the lock of the directory; told in the log once.
+    pub fn lock_problem(&self) -> Option<String> {
+        if self.lock.is_intact() {
+            return None;
+        }
+        let directory = self.lock.dir().display();
+        let problem = format!(
+            "the lock file of {directory} was removed or replaced: another process may use the directory as well, and both would \
+             damage it; make sure that there is none, and restart the gateway"
+        );
+        if !self.lock_loss_told.swap(true, Ordering::AcqRel) {
+            tracing::error!("{problem}");
+        }
+        Some(problem)
     }
 
     pub async fn close(&self) {
@@ -155,4 +174,24 @@ pub(crate) fn fetch_options(topic: &TopicPlan) -> FetchOptions {
         config::StartPlan::Back(back) => FetchStart::Back(back),
     };
     FetchOptions { start, linger: topic.linger }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_lock_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path(), "test").unwrap();
+        let clusters = Clusters { by_name: BTreeMap::new(), lock, lock_loss_told: AtomicBool::new(false) };
+        assert_eq!(clusters.lock_problem(), None);
+        std::fs::remove_file(dir.path().join("LOCK")).unwrap();
+        let _other = DirLock::acquire(dir.path(), "other").unwrap();
+        let problem = clusters.lock_problem().unwrap();
+        assert!(
+            problem.contains("another process may use the directory") && problem.contains("restart the gateway"),
+            "{problem}"
+        );
+    }
 }

@@ -46,10 +46,11 @@ fn topic_obstacle(cluster: &str, topic: &TopicStatus) -> Option<String> {
     (waiting > 0).then(|| format!("cluster {cluster}, topic {name}: {waiting} partitions have not caught up"))
 }
 
-/// The state of everything, for people and tools.
-pub fn status(looks: &[Look<'_>], version: &str, obstacles: &[String]) -> Value {
+/// The state of everything, for people and tools. `problem` is of the process as a whole and no obstacle.
+pub fn status(looks: &[Look<'_>], version: &str, problem: Option<String>, obstacles: &[String]) -> Value {
     let clusters: serde_json::Map<_, _> = looks.iter().map(|look| (look.name.to_owned(), cluster(look))).collect();
-    json!({ "version": version, "ready": obstacles.is_empty(), "obstacles": obstacles, "clusters": clusters })
+    let ready = obstacles.is_empty();
+    json!({ "version": version, "ready": ready, "obstacles": obstacles, "problem": problem, "clusters": clusters })
 }
 
 fn cluster(look: &Look<'_>) -> Value {

@@ -179,6 +179,8 @@ fn keep(plan: &Plan, clusters: &Arc<Clusters>) -> std::io::Result<Keeper> {
     let declared: BTreeMap<(String, String), Bounds> = declared.collect();
     let clusters = Arc::clone(clusters);
     Keeper::start(options, move || {
+        // Each second is often enough; what is wrong is for the log here.
+        let _ = clusters.lock_problem();
         let caches = clusters.iter().flat_map(|(name, cluster)| cluster.caches().into_iter().map(move |cache| (name, cache)));
         let bound = |(cluster, cache): (&str, Arc<TopicCache>)| {
             let undeclared = Bounds { max_bytes: None, on_demand: true };

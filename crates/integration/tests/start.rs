@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use integration::Records;
-use testkit::Gateway;
+use testkit::{Gateway, poll_until};
 
 const USAGE: i32 = 2;
 const ADDRESS: i32 = 3;
@@ -56,6 +57,23 @@ fn a_directory_that_another_process_has() {
     holder.kill9();
     let again = records.builder().start().expect("a killed holder holds nothing");
     assert!(again.ready());
+}
+
+/// Another process could take the directory then; so it is told before one does.
+#[test]
+fn a_lock_file_that_was_removed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let directory = dir.path().display().to_string();
+    let gateway = Records { directory: directory.clone(), ..Records::embedded() }.builder().start().expect("it starts");
+    let problem = || gateway.readyz().expect("an answer").json()["problem"].as_str().map(str::to_owned);
+    assert_eq!(problem(), None);
+    fs::remove_file(dir.path().join("LOCK")).expect("it is there");
+    let words = format!("the lock file of {directory} was removed or replaced");
+    let logged = || gateway.stderr().lines().filter(|line| line.contains("lock file of")).count();
+    // By housekeeping, before anybody asks.
+    poll_until(Duration::from_secs(20), || (logged() > 0).then_some(())).expect("the log has it");
+    assert!(problem().is_some_and(|text| text.starts_with(&words)) && gateway.ready(), "it goes on");
+    assert_eq!(logged(), 1, "once");
 }
 
 const TEN_FAULTS: &str = "listeners:

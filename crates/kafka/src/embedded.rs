@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use message_cache::{PartitionLog, TimestampType, TopicCache, is_legal_topic_name};
+use message_cache::{Files, PartitionLog, TimestampType, TopicCache, is_legal_topic_name};
 use parking_lot::{Mutex, RwLock};
 
 pub use self::admin::check_topic;
@@ -53,6 +53,8 @@ pub struct EmbeddedOptions {
     pub message_max_bytes: u64,
     pub queue_max_bytes: u64,
     pub segment_bytes: u64,
+    /// What the logs write through.
+    pub files: Files,
 }
 
 impl EmbeddedOptions {
@@ -67,6 +69,7 @@ impl EmbeddedOptions {
             message_max_bytes: number("message.max.bytes", MESSAGE_MAX_BYTES),
             queue_max_bytes: number("queue.buffering.max.kbytes", QUEUE_MAX_KBYTES).saturating_mul(1024),
             segment_bytes,
+            files: Files::default(),
         }
     }
 }
@@ -77,8 +80,8 @@ pub struct EmbeddedCluster {
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
     /// Topics on disk that cannot be served, and why.
     broken: RwLock<BTreeMap<String, String>>,
-    /// Caches of topics that were deleted, with whether their logs are durable. Who reads one goes on with a later topic of its name.
-    deleted: Mutex<BTreeMap<String, (Weak<TopicCache>, bool)>>,
+    /// Caches of topics that were deleted. Who reads one goes on with a later topic of its name.
+    deleted: Mutex<BTreeMap<String, Weak<TopicCache>>>,
     /// Topics are created, altered and deleted one at a time.
     admin: Mutex<()>,
     pool: Pool,
@@ -161,9 +164,9 @@ impl EmbeddedCluster {
         if pending.bytes() > limit_bytes {
             return Err(ProduceError::TooLarge { limit_bytes: Some(limit_bytes) });
         }
-        let offset = match topic.acknowledges_at_once() {
-            true => self.pool.append_now(&appender, pending)?,
-            false => self.pool.append(appender, pending).await?,
+        let offset = match topic.strict {
+            true => self.pool.append(appender, pending).await?,
+            false => self.pool.append_now(&appender, pending)?,
         };
         Ok(Produced { partition, offset: Some(offset), timestamp_ms })
     }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
-use kafka::{AdminError, EmbeddedCluster, EmbeddedOptions, ProduceError, ProduceRecord, TopicSpec};
+use kafka::{AdminError, EmbeddedCluster, EmbeddedOptions, ProduceError, ProduceRecord, TopicSpec, Written};
+use message_cache::{Faults, Files, Op, OpKind, PartitionLog, Verdict};
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
@@ -236,6 +238,122 @@ async fn flushing() {
             assert_eq!(values(&open(dir.path()), "t").len(), 14, "{first:?}, then {then:?}");
         }
     }
+}
+
+/// Notes how far readers saw at each fsync of a segment, and may let them fail.
+#[derive(Default)]
+struct Fsyncs {
+    ends: Mutex<Vec<i64>>,
+    fail: AtomicBool,
+    log: OnceLock<Weak<PartitionLog>>,
+}
+
+impl Faults for Fsyncs {
+    fn before(&self, op: &Op<'_>) -> Verdict {
+        if op.kind != OpKind::SyncData || op.path.extension().is_none_or(|e| e != "log") {
+            return Verdict::Go;
+        }
+        let end = self.log.get().and_then(Weak::upgrade).map_or(-1, |log| log.end_offset());
+        self.ends.lock().unwrap().push(end);
+        if self.fail.load(Ordering::Acquire) { Verdict::Fail(rustix::io::Errno::IO.raw_os_error()) } else { Verdict::Go }
+    }
+
+    fn after(&self, _: &Op<'_>) {}
+}
+
+/// A cluster with topic t of one partition, whose fsyncs are seen.
+async fn watched(dir: &Path, config: &[(&str, &str)]) -> (Arc<EmbeddedCluster>, Arc<Fsyncs>) {
+    let fsyncs = Arc::new(Fsyncs::default());
+    let options = EmbeddedOptions {
+        files: Files::with_faults(fsyncs.clone()),
+        ..EmbeddedOptions::new("main", dir.to_owned(), 1 << 20, &map(&[]))
+    };
+    let cluster = EmbeddedCluster::open(options).unwrap();
+    create(&cluster, "t", 1, config).await;
+    fsyncs.log.set(Arc::downgrade(&cluster.cached("t").unwrap().partition(0).unwrap())).unwrap();
+    (cluster, fsyncs)
+}
+
+const STRICT: &[(&str, &str)] = &[("flush.messages", "1")];
+/// Never within a test.
+const LAZY: &[(&str, &str)] = &[("flush.messages", "1000000")];
+
+/// `flush.messages` of a topic in use: in force for the next record, to and fro.
+#[tokio::test]
+async fn altered_flushing_is_in_force_at_once() {
+    for first_is_strict in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, fsyncs) = watched(dir.path(), if first_is_strict { STRICT } else { LAZY }).await;
+        let mut strict = first_is_strict;
+        let mut end = 0;
+        for _ in 0..3 {
+            fsyncs.ends.lock().unwrap().clear();
+            produce(&cluster, "t", 2).await;
+            // Each was fsynced when it was acknowledged, and not yet seen when it was fsynced.
+            assert_eq!(*fsyncs.ends.lock().unwrap(), if strict { vec![end, end + 1] } else { vec![] }, "{first_is_strict}");
+            end += 2;
+            fsyncs.ends.lock().unwrap().clear();
+            strict = !strict;
+            cluster.alter_topic("t", map(if strict { STRICT } else { LAZY }), None).await.unwrap();
+            assert_eq!(*fsyncs.ends.lock().unwrap(), vec![end; usize::from(strict)], "what is there is made durable first");
+        }
+        // A partition that is added is as the others.
+        cluster.alter_topic("t", map(&[]), Some(2)).await.unwrap();
+        cluster.produce(ProduceRecord { partition: Some(1), ..record("t", Some("k"), "v") }).await.unwrap();
+        assert_eq!(fsyncs.ends.lock().unwrap().contains(&end), strict, "{first_is_strict}");
+    }
+}
+
+/// A topic of a name that was there before is as it was created, not as the former was.
+#[tokio::test]
+async fn flushing_of_a_topic_that_is_created_again() {
+    for (former, later, count) in [(STRICT, LAZY, 0), (LAZY, STRICT, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, fsyncs) = watched(dir.path(), former).await;
+        let _reader = cluster.cached("t").unwrap();
+        cluster.delete_topic("t").await.unwrap();
+        create(&cluster, "t", 1, later).await;
+        fsyncs.ends.lock().unwrap().clear();
+        produce(&cluster, "t", 1).await;
+        assert_eq!(fsyncs.ends.lock().unwrap().len(), count, "{former:?}, then {later:?}");
+    }
+}
+
+/// However the fsync came about: the record may be there, the partition takes no more, and the cluster says why.
+#[tokio::test]
+async fn a_failed_fsync() {
+    let check = async |config: &[(&str, &str)], alter: Option<&[(&str, &str)]>, told: bool| {
+        let what = format!("{config:?} {alter:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, fsyncs) = watched(dir.path(), config).await;
+        fsyncs.fail.store(true, Ordering::Release);
+        let first = cluster.produce(record("t", Some("k"), "v")).await;
+        assert_eq!(first.is_err(), told, "{what}");
+        if let Some(set) = alter {
+            match cluster.alter_topic("t", map(set), None).await {
+                Err(AdminError::Unavailable(text)) if text.contains("an fsync failed") => {}
+                other => panic!("{what}: {other:?}"),
+            }
+            let flush = &cluster.describe_topic("t").unwrap().config["flush.messages"];
+            assert_eq!(flush, "1000000", "{what}: not altered");
+        } else if !told {
+            // Closing flushes what was not.
+            cluster.close().await;
+            let problem = cluster.status().problem.unwrap();
+            assert!(problem.contains("takes no more records: an fsync failed"), "{what}: {problem}");
+            return;
+        }
+        fsyncs.fail.store(false, Ordering::Release);
+        fsyncs.ends.lock().unwrap().clear();
+        let refused = cluster.produce(record("t", Some("k"), "v")).await.unwrap_err();
+        assert!(refused.to_string().contains("an fsync failed") && refused.written() == Written::Maybe, "{what}: {refused}");
+        assert!(fsyncs.ends.lock().unwrap().is_empty(), "{what}: it is not tried again");
+        let status = cluster.status();
+        assert!(!status.up && status.problem.is_some_and(|p| p.contains("an fsync failed")), "{what}");
+    };
+    check(STRICT, None, true).await;
+    check(LAZY, None, false).await;
+    check(LAZY, Some(STRICT), false).await;
 }
 
 #[tokio::test]

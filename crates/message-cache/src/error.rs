@@ -15,6 +15,9 @@ pub enum LogError {
     /// until it is reopened or reset.
     #[error("{} takes no more records: {cause}", path.display())]
     Poisoned { path: PathBuf, cause: String },
+    /// The topic has this partition no more, or is another one of the same name.
+    #[error("{} is gone with its topic, or with a partition of it: open the topic anew", path.display())]
+    Gone { path: PathBuf },
     /// Bytes on disk are not what was written. They are never served.
     #[error("{}: corrupt record at byte {at} ({what})", path.display())]
     Corrupt { path: PathBuf, at: u64, what: &'static str },

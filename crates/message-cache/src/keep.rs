@@ -46,13 +46,13 @@ impl PartitionLog {
     }
 
     fn roll_if_due(&self) -> Result<(), LogError> {
-        let writer = self.writer.lock();
+        let _writer = self.writer.lock();
         let (now_ms, end) = (self.shared.clock.now_ms(), self.end_offset());
         let due = {
             let view = self.view.read();
             view.head.as_ref().is_some_and(|h| retention::wants_roll(&self.shared.policy(), &h.facts(end), now_ms))
         };
-        if due && !writer.is_poisoned() { self.begin_segment(end, 0).map(drop) } else { Ok(()) }
+        if due && self.refusal().is_ok() { self.begin_segment(end, 0).map(drop) } else { Ok(()) }
     }
 
     /// Lets go of the oldest segments as far as retention and the start of the log say.

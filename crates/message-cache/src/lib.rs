@@ -9,6 +9,7 @@ mod check;
 mod cleaner;
 mod clock;
 mod demand;
+mod durability;
 mod error;
 mod files;
 mod filter;

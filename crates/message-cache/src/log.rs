@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
+use crate::durability::Durability;
 use crate::error::LogError;
 use crate::files::Files;
 use crate::frame;
@@ -35,7 +36,7 @@ pub enum OnCorruption {
 pub struct LogOptions {
     /// Most bytes of one segment file; a larger record has a segment of its own.
     pub segment_bytes: u64,
-    /// Whether an append returns only after an fsync.
+    /// Whether an append returns, and is seen, only after an fsync: at first, see [`PartitionLog::set_durable`].
     pub durable: bool,
     pub on_corruption: OnCorruption,
     /// Look, but change nothing on disk.
@@ -72,6 +73,7 @@ pub struct PartitionLog {
     /// Counts how often everything was dropped: what was begun before does not count afterwards.
     pub(crate) life: AtomicU64,
     pub(crate) keeping: Mutex<Keeping>,
+    pub(crate) durability: Durability,
     pub(crate) counters: Counters,
     pub(crate) findings: Findings,
     pub(crate) recovery: Duration,
@@ -83,7 +85,6 @@ pub struct PartitionLog {
 pub struct Writer {
     buffer: Vec<u8>,
     entries: Vec<Entry>,
-    pub poison: Option<String>,
 }
 
 /// What readers see. Records get here after they were written, and made durable where that is asked for.
@@ -104,13 +105,6 @@ pub struct Head {
     pub visible: u64,
 }
 
-impl Writer {
-    /// Whether an fsync failed: the log takes no more records until it is reopened.
-    pub fn is_poisoned(&self) -> bool {
-        self.poison.is_some()
-    }
-}
-
 impl PartitionLog {
     /// Opens what is in `dir`, which is created if missing. `shared` rings whenever records become visible.
     pub fn open(dir: &Path, options: LogOptions, shared: Arc<Shared>) -> Result<Self, LogError> {
@@ -126,6 +120,7 @@ impl PartitionLog {
         let end = view.end_offset().max(skipped).max(view.start);
         let log = Self {
             dir: dir.to_owned(),
+            durability: Durability::new(options.durable),
             options,
             writer: Mutex::default(),
             view: RwLock::new(view),
@@ -163,9 +158,7 @@ impl PartitionLog {
     }
 
     fn append_locked(&self, writer: &mut Writer, mut records: &[NewRecord<'_>]) -> Result<(), LogError> {
-        if let Some(cause) = &writer.poison {
-            return Err(LogError::Poisoned { path: self.dir.clone(), cause: cause.clone() });
-        }
+        self.refusal()?;
         if self.shared.is_full.load(Ordering::Relaxed) {
             return Err(LogError::Full { path: self.dir.clone() });
         }
@@ -174,13 +167,8 @@ impl PartitionLog {
             let segment = self.head_for(first.offset, frame::padded(length) as u64)?;
             let taken = self.encode(writer, &segment, records)?;
             segment.append(&writer.buffer)?;
-            if self.options.durable
-                && let Err(e) = segment.sync()
-            {
-                // What of the unsynced pages reached the disk is unknown, and a second fsync would claim success.
-                let cause = format!("an fsync failed ({e})");
-                writer.poison = Some(cause.clone());
-                return Err(LogError::Poisoned { path: self.dir.clone(), cause });
+            if self.is_durable() {
+                segment.sync().map_err(|e| self.poison(&e))?;
             }
             self.publish(&segment, &writer.entries);
             records = &records[taken..];
@@ -271,9 +259,13 @@ impl PartitionLog {
     }
 
     pub(crate) fn create_segment(&self, base_offset: i64, capacity: u64, follows: Option<Follows>) -> Result<Segment, LogError> {
-        let (now_ms, durable) = (self.shared.clock.now_ms(), self.options.durable);
+        let (now_ms, durable) = (self.shared.clock.now_ms(), self.is_durable());
         let birth = Birth { base_offset, generation: 0, capacity, now_ms, follows, durable };
-        Segment::create(&self.dir, &birth, &self.options.files)
+        let segment = Segment::create(&self.dir, &birth, &self.options.files)?;
+        if !durable {
+            self.durability.note_name();
+        }
+        Ok(segment)
     }
 
     fn publish(&self, segment: &Arc<Segment>, entries: &[Entry]) {
@@ -326,14 +318,16 @@ impl PartitionLog {
         self.findings.refetch
     }
 
-    /// Whether every segment file is as it was written and where it was written; else [`LogError::Cut`] names one. Costs a
-    /// few calls of `stat` per segment: for housekeeping.
+    /// Whether every segment file is as it was written and where it was written; else [`LogError::Cut`] names one. Of a log that
+    /// is only read, the files may be gone: their owner removes what it needs no more. Costs a few calls of `stat` per segment:
+    /// for housekeeping.
     pub fn check_files(&self) -> Result<(), LogError> {
         let segments = |view: &View| -> Vec<Arc<Segment>> {
             view.sealed.iter().map(|s| &s.segment).chain(view.head.as_ref().map(|h| &h.segment)).cloned().collect()
         };
         let seen = segments(&self.view.read());
-        let Some(cut) = seen.into_iter().find(|s| !s.is_intact()) else { return Ok(()) };
+        let is_well = |s: &Segment| if self.options.read_only { s.is_whole() } else { s.is_intact() };
+        let Some(cut) = seen.into_iter().find(|s| !is_well(s)) else { return Ok(()) };
         // Unless we took it away meanwhile.
         let is_ours = segments(&self.view.read()).iter().any(|s| Arc::ptr_eq(s, &cut));
         if is_ours { Err(LogError::Cut { path: cut.path.clone() }) } else { Ok(()) }

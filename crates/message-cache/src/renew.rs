@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::durability::Refusal;
 use crate::error::LogError;
 use crate::head::Tables;
-use crate::log::{Head, PartitionLog, View};
+use crate::log::{Head, OnCorruption, PartitionLog, View};
 use crate::segment;
 
 impl PartitionLog {
@@ -13,7 +14,7 @@ impl PartitionLog {
     /// Never moves it back. Beyond the end it takes the end with it: the cluster no longer has what lay between.
     ///
     /// # Errors
-    /// When a log that is the only copy cannot make this durable; it holds until a restart all the same.
+    /// When a log that is the only copy, or a durable one, cannot note this on disk; it holds until a restart all the same.
     pub fn move_start(&self, offset: i64) -> Result<(), LogError> {
         {
             let _writer = self.writer.lock();
@@ -25,27 +26,39 @@ impl PartitionLog {
             self.end.fetch_max(offset, Ordering::AcqRel);
         }
         self.shared.ring();
-        if self.options.durable { self.write_manifest() } else { Ok(()) }
+        // Nobody else remembers where an only copy begins, whatever is promised of its records.
+        let is_noted = self.is_durable() || self.options.on_corruption == OnCorruption::Keep;
+        if is_noted { self.write_manifest() } else { Ok(()) }
     }
 
     /// Drops everything; the log then begins, empty, at this offset.
     pub fn reset(&self, start_offset: i64) -> Result<(), LogError> {
-        self.drop_all(Some(start_offset))
+        self.drop_all(Some(start_offset), None)
     }
 
     /// Drops everything; the log is then as [fresh](Self::is_fresh) as one that never held a record.
     pub fn clear(&self) -> Result<(), LogError> {
-        self.drop_all(None)
+        self.drop_all(None, None)
     }
 
-    fn drop_all(&self, start_offset: Option<i64>) -> Result<(), LogError> {
+    /// Drops everything for good: from now on nothing is written to the directory, which another log may have.
+    pub(crate) fn retire(&self) -> Result<(), LogError> {
+        self.drop_all(None, Some(Refusal::Gone))
+    }
+
+    fn drop_all(&self, start_offset: Option<i64>, then: Option<Refusal>) -> Result<(), LogError> {
         if !self.is_fresh() {
             self.life.fetch_add(1, Ordering::AcqRel);
         }
         let mut keeping = self.keeping.lock();
-        let mut writer = self.writer.lock();
+        let _writer = self.writer.lock();
+        // An fsync that runs is of the old life: should it fail, that must not be said of the new one.
+        let _syncing = self.durability.hold();
+        if self.durability.is_gone() {
+            return if then.is_some() { Ok(()) } else { self.refusal() };
+        }
         // What would be appended to a half dropped log would be dropped with it.
-        writer.poison = Some("a reset did not finish; reset it again".into());
+        self.durability.set_refusal(Some(Refusal::Poisoned("a reset did not finish; reset it again".into())));
         // The old life disappears in one step, so that a crash cannot leave half of it behind.
         let dead = self.dir.with_extension(format!("dead-{:08x}", fastrand::u32(..)));
         let files = &self.options.files;
@@ -65,7 +78,7 @@ impl PartitionLog {
         }
         keeping.written = None;
         self.counters.is_damaged.store(false, Ordering::Relaxed);
-        writer.poison = None;
+        self.durability.set_refusal(then);
         self.shared.ring();
         match files.remove_tree(&dead) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LogError::io(&dead, e)),

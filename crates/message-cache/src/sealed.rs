@@ -24,6 +24,7 @@ impl Sealed {
     pub fn open(segment: Segment) -> Result<Result<Self, Segment>, LogError> {
         Ok(match DiskIndex::open(&segment) {
             Some(index) => {
+                segment.set_synced();
                 let disk = OnceLock::from(index);
                 Ok(Self { segment: Arc::new(segment), memory: RwLock::new(None), disk })
             }

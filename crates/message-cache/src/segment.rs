@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
 
 use crate::error::LogError;
 use crate::files::Files;
@@ -56,6 +57,17 @@ pub struct Segment {
     len: AtomicU64,
     /// A refused write could not be cut off; its bytes lie above `len`.
     has_refuse: AtomicBool,
+    /// Held while the file is fsynced.
+    synced: Mutex<Synced>,
+}
+
+/// How far a segment is known to be durable.
+#[derive(Default)]
+struct Synced {
+    /// Bytes from the beginning.
+    len: u64,
+    /// The `errno` of an fsync that failed.
+    failed: Option<i32>,
 }
 
 /// The segment that was there before this one. Where files are not synced, a power loss may take the end of a segment, or all
@@ -119,7 +131,9 @@ impl Segment {
         })?;
         let Birth { base_offset, generation, follows, now_ms: created_ms, .. } = *birth;
         let found = Header { base_offset, generation, salt, created_ms, follows };
-        Self::map(path, file, found, birth.capacity, HEADER, files.clone())
+        let segment = Self::map(path, file, found, birth.capacity, HEADER, files.clone())?;
+        segment.synced.lock().len = HEADER;
+        Ok(segment)
     }
 
     /// Opens a file and maps it for at least `capacity` bytes; its frames are not looked at.
@@ -165,13 +179,18 @@ impl Segment {
             capacity,
             len: AtomicU64::new(len),
             has_refuse: AtomicBool::new(false),
+            synced: Mutex::default(),
         })
     }
 
-    /// Whether the file is as long as it was written, under its name, and was read without a fault so far. For a look now and
-    /// then: three calls of `stat`.
+    /// Whether the file is as long as it was written, and was read without a fault so far.
+    pub fn is_whole(&self) -> bool {
+        !self.map.guard.is_damaged() && self.is_long_enough()
+    }
+
+    /// As [`Segment::is_whole`], and under its name. For a look now and then: three calls of `stat`.
     pub fn is_intact(&self) -> bool {
-        !self.map.guard.is_damaged() && self.is_long_enough() && is_named(&self.file, &self.path)
+        self.is_whole() && is_named(&self.file, &self.path)
     }
 
     fn is_long_enough(&self) -> bool {
@@ -232,17 +251,35 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes what was appended durable.
+    /// Makes what was appended durable, unless it is. The kernel tells of a lost page once, to whoever asks first, and whoever
+    /// comes later would be told that all is well: so after one failure each further call fails, and nothing is tried.
     pub fn sync(&self) -> std::io::Result<()> {
-        self.files.sync_data(&self.file, &self.path)
+        let mut synced = self.synced.lock();
+        if let Some(errno) = synced.failed {
+            return Err(std::io::Error::from_raw_os_error(errno));
+        }
+        let len = self.len();
+        if len > synced.len {
+            let tried = self.files.sync_data(&self.file, &self.path);
+            tried.inspect_err(|e| synced.failed = Some(e.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())))?;
+            synced.len = len;
+        }
+        Ok(())
+    }
+
+    /// Says that all of it is durable, as the index says that was made after it.
+    pub fn set_synced(&self) {
+        self.synced.lock().len = self.len();
     }
 
     /// Cuts the file back to `len`; the caller knows that no record at or above it was ever handed out.
     pub fn truncate(&self, len: u64) -> Result<(), LogError> {
         self.cut_back(len)?;
         // For good: should a power loss undo it after new records were written, whole ones of before would follow them.
+        self.synced.lock().len = 0;
         self.sync().map_err(|e| LogError::io(&self.path, e))?;
         self.len.store(len, Ordering::Release);
+        self.set_synced();
         Ok(())
     }
 

@@ -25,6 +25,8 @@ pub struct TopicCache {
     dir: PathBuf,
     options: LogOptions,
     partitions: RwLock<Arc<Vec<Arc<PartitionLog>>>>,
+    /// As the options had it, until somebody says otherwise.
+    durable: AtomicBool,
     complete: AtomicBool,
     life: AtomicU64,
     bounds: RwLock<Bounds>,
@@ -86,6 +88,7 @@ impl TopicCache {
             dir,
             options: options.clone(),
             partitions: RwLock::default(),
+            durable: AtomicBool::new(options.durable),
             complete: AtomicBool::new(dir_has_mark),
             life: AtomicU64::new(0),
             bounds: RwLock::default(),
@@ -129,9 +132,10 @@ impl TopicCache {
             return Ok(());
         }
         let mut grown = Vec::clone(&partitions);
+        let options = LogOptions { durable: self.durable.load(Ordering::Acquire), ..self.options.clone() };
         for n in grown.len()..count {
             let dir = self.dir.join(n.to_string());
-            grown.push(Arc::new(PartitionLog::open(&dir, self.options.clone(), Arc::clone(&self.shared))?));
+            grown.push(Arc::new(PartitionLog::open(&dir, options.clone(), Arc::clone(&self.shared))?));
         }
         *partitions = Arc::new(grown);
         self.shared.ring();
@@ -164,12 +168,23 @@ impl TopicCache {
         Ok(())
     }
 
+    /// As [`PartitionLog::set_durable`], of each partition and of those that are still to come.
+    ///
+    /// # Errors
+    /// Of the first partition that could not be made durable; the others are.
+    pub fn set_durable(&self, durable: bool) -> Result<(), LogError> {
+        self.durable.store(durable, Ordering::Release);
+        let partitions = self.partitions();
+        partitions.iter().map(|log| log.set_durable(durable)).fold(Ok(()), Result::and)
+    }
+
     /// Drops every record, and the partitions from `count` on: what is cached is of a former life of the topic.
     pub fn drop_all(&self, count: usize) -> Result<(), LogError> {
         self.mark_incomplete()?;
         let mut partitions = self.partitions.write();
         self.life.fetch_add(1, Ordering::AcqRel);
-        partitions.iter().try_for_each(|log| log.clear())?;
+        let drop_one = |(n, log): (usize, &Arc<PartitionLog>)| if n < count { log.clear() } else { log.retire() };
+        partitions.iter().enumerate().try_for_each(drop_one)?;
         for n in (count..partitions.len()).rev() {
             let dir = self.dir.join(n.to_string());
             self.options.files.remove_tree(&dir).map_err(|e| LogError::io(&dir, e))?;

@@ -124,6 +124,22 @@ fn a_removed_file_is_noticed() {
     }
 }
 
+/// Beside a gateway whose housekeeping removes what it needs no more.
+#[test]
+fn a_reader_of_files_does_not_miss_what_its_owner_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(log_of_three(dir.path(), false));
+    let options = LogOptions { read_only: true, on_corruption: OnCorruption::Keep, ..LogOptions::default() };
+    let log = PartitionLog::open(dir.path(), options, Shared::new(Policy::default(), Clock::System)).unwrap();
+    let paths = files(dir.path(), "log");
+    std::fs::remove_file(&paths[0]).unwrap();
+    assert!(log.check_files().is_ok() && log.verify().is_empty());
+    assert_eq!(log.scan(0).map(Result::unwrap).count(), 17);
+    cut(&paths[1], 20_000);
+    assert!(is_cut(&log.check_files(), &paths[1]), "but what is lost is");
+    assert!(log.verify().iter().any(|fault| fault.contains("was cut short")));
+}
+
 /// Tells of each index that is written.
 struct Listener(mpsc::Sender<()>);
 

@@ -79,6 +79,8 @@ enum Act {
     /// Records that do not fit in: the head is sealed.
     Roll,
     Reset,
+    /// What was appended is to be durable.
+    Sync,
 }
 
 struct Bench {
@@ -127,6 +129,7 @@ fn act(log: &PartitionLog, act: Act) -> Answer {
         Act::Append => append(log, &[100, 50]),
         Act::Roll => append(log, &[3000]),
         Act::Reset => log.reset(100),
+        Act::Sync => log.sync(),
     })
 }
 
@@ -277,6 +280,32 @@ fn a_failed_fsync_is_not_tried_again() {
     assert!(told.contains("takes no more records: an fsync failed (Input/output error"), "{told}");
     assert_eq!(act(&log, Append), Poisoned);
     assert_eq!(bench.script.times_met(SyncData), 1, "no second fsync of dirty pages");
+}
+
+#[test]
+fn syncs() {
+    use {Act::*, Answer::*, OpKind::*, Verdict::*};
+    for rule in [&[(SyncData, ".log", Fail(EIO))], &[(SyncData, ".log", Fail(ENOSPC))]] {
+        check(&Case { durable: false, rules: rule, act: Sync, told: Poisoned, then: Poisoned });
+        // Each append was fsynced; there is nothing to do.
+        check(&Case { durable: true, rules: rule, act: Sync, told: Done, then: Done });
+    }
+    check_both(&[(SyncDir, "/0", Fail(EIO))], Sync, Poisoned, Poisoned);
+    check_both(&[(SyncDir, "", Fail(ENOSPC))], Sync, Poisoned, Poisoned);
+    // A directory that could not be opened was not fsynced.
+    check_both(&[(SyncDir, "/0", Fail(libc::EMFILE))], Sync, Io, Done);
+    check_both(&[(SyncDir, "", Fail(libc::ENFILE))], Sync, Io, Done);
+    let bench = Bench::new(false);
+    let log = bench.open();
+    append(&log, &[10]).unwrap();
+    bench.script.set(&[(SyncData, ".log", Fail(EIO))]);
+    assert_eq!([act(&log, Sync), act(&log, Append), act(&log, Sync)], [Poisoned; 3]);
+    assert_eq!(answer(log.set_durable(true)), Poisoned);
+    assert!(!log.is_durable() && served(&log) == [0]);
+    assert_eq!(bench.script.times_met(SyncData), 1, "no second fsync of dirty pages");
+    bench.script.set(&[]);
+    log.reset(5).unwrap();
+    assert_eq!([act(&log, Append), act(&log, Sync)], [Done; 2], "a new life begins without the fault of the old");
 }
 
 /// The index of a sealed segment stays in memory when it cannot be written; the next start makes it again.

@@ -28,8 +28,8 @@ impl Verified {
     }
 }
 
-/// Verifies a topic, which `open` opens. Beside a running gateway, files may be replaced while they are read: so a fault counts
-/// if it is found a second time.
+/// Verifies a topic, which `open` opens. A running gateway may be writing the last record while it is read, or replacing files while
+/// they are opened: so a fault counts if it is found a second time.
 pub fn verify<E: std::fmt::Display>(topic: &str, open: impl Fn() -> Result<TopicCache, E>) -> Verified {
     let look = || match open() {
         Ok(cache) => read(&cache),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use message_cache::{LogError, PartitionLog, is_legal_topic_name};
 
 use super::meta::{self, Meta};
-use super::topic::Topic;
+use super::topic::{Topic, is_strict};
 use super::{EmbeddedCluster, PARTITIONS_MAX, now_ms, topic_config};
-use crate::{AdminError, PartitionDescription, ProduceError, TopicDescription, TopicSpec};
+use crate::{AdminError, PartitionDescription, TopicDescription, TopicSpec};
 
 /// Stands for the end of a partition in [`EmbeddedCluster::delete_records`] (Kafka: `DeleteRecordsRequest.HIGH_WATERMARK`).
 const END: i64 = -1;
@@ -22,7 +22,7 @@ impl EmbeddedCluster {
     }
 
     /// Sets properties, an empty value back to the default, and adds partitions up to `partitions`. All of it or nothing; in force
-    /// for the next record, but see `flush.messages` in `docs/configuration.md`.
+    /// for the next record.
     ///
     /// # Errors
     /// What cannot be set, or [`AdminError::UnknownTopic`].
@@ -80,12 +80,12 @@ impl EmbeddedCluster {
             meta::bury(directory, name)?;
             let meta = Meta::new(spec.partitions, spec.config.clone(), now_ms());
             meta.write(directory, name)?;
-            let former = self.deleted.lock().remove(name).and_then(|(cache, durable)| Some((cache.upgrade()?, durable)));
+            let former = self.deleted.lock().remove(name).and_then(|cache| cache.upgrade());
             match former {
-                Some((cache, durable)) => {
+                Some(cache) => {
                     // The mark went with the directory.
                     let _ = cache.mark_incomplete();
-                    Topic::serve(&self.options, meta, cache, durable, &[])
+                    Topic::serve(&self.options, meta, cache, &[])
                 }
                 None => Topic::open(&self.options, name, meta),
             }
@@ -117,13 +117,20 @@ impl EmbeddedCluster {
         if !faults.is_empty() {
             return Err(AdminError::Invalid(faults.join("; ")));
         }
-        // First what may fail without a trace: empty partitions that no record goes to.
-        let grow = || {
-            topic.cache.ensure_partitions(meta.partitions as usize).map_err(|e| e.to_string())?;
-            meta.write(&self.options.directory, name)?;
-            Topic::serve(&self.options, meta, Arc::clone(&topic.cache), topic.durable, &topic.appenders)
+        // First what may fail without a trace: empty partitions that no record goes to, and more fsyncs than are promised.
+        let strict = is_strict(&self.options, &meta);
+        let prepare = || {
+            topic.cache.set_durable(strict || topic.strict)?;
+            topic.cache.ensure_partitions(meta.partitions as usize)
         };
-        let altered = Arc::new(grow().map_err(AdminError::Unavailable)?);
+        let prepared = prepare().map_err(|e| e.to_string());
+        if let Err(error) = prepared.and_then(|()| meta.write(&self.options.directory, name)) {
+            // Fewer fsyncs cannot fail, and for as many as before there is nothing to do.
+            let _ = topic.cache.set_durable(topic.strict);
+            return Err(AdminError::Unavailable(error));
+        }
+        let altered = Topic::serve(&self.options, meta, Arc::clone(&topic.cache), &topic.appenders);
+        let altered = Arc::new(altered.map_err(AdminError::Unavailable)?);
         // What waits for the old interval need not wait any longer.
         altered.appenders.iter().for_each(|appender| self.pool.flush(appender));
         self.topics.write().insert(name.to_owned(), altered);
@@ -140,15 +147,14 @@ impl EmbeddedCluster {
         self.topics.write().remove(name);
         self.broken.write().remove(name);
         if let Some(topic) = topic {
-            let gone = ProduceError::UnknownTopic { topic: name.to_owned() };
-            topic.appenders.iter().for_each(|appender| appender.refuse(gone.clone()));
             // Nobody is to wait for records that never come: what a reader does not find is not there.
-            if let Err(error) = topic.cache.drop_all(0).and_then(|()| topic.cache.mark_complete()) {
-                tracing::warn!(topic = name, %error, "files of a deleted topic cannot be removed");
-            }
+            let dropped = topic.cache.drop_all(0).and_then(|()| topic.cache.mark_complete());
             let mut deleted = self.deleted.lock();
-            deleted.retain(|_, (cache, _)| Weak::strong_count(cache) > 0);
-            deleted.insert(name.to_owned(), (Arc::downgrade(&topic.cache), topic.durable));
+            deleted.retain(|_, cache| Weak::strong_count(cache) > 0);
+            match dropped {
+                Ok(()) => drop(deleted.insert(name.to_owned(), Arc::downgrade(&topic.cache))),
+                Err(error) => tracing::warn!(topic = name, %error, "files of a deleted topic cannot be removed"),
+            }
         }
         // The topic is gone whatever becomes of its files: those that stay are removed at the next start, or create.
         meta::bury(directory, name).unwrap_or_else(|error| tracing::warn!(topic = name, error, "a directory cannot be removed"));

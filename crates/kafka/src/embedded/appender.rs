@@ -75,7 +75,6 @@ impl Pool {
 
     /// Appends on the spot, one write to the page cache; the fsync comes when `flush.messages` or `flush.ms` say.
     pub fn append_now(&self, appender: &Arc<Appender>, pending: Pending) -> Answer {
-        appender.refused()?;
         let headers: Vec<_> = pending.headers().collect();
         let appended = appender.log.append_next(&mut [pending.as_new(&headers)]);
         self.shared.note(&appended);
@@ -90,7 +89,7 @@ impl Pool {
                 });
             }
         }
-        appended.map_err(|e| produce_error(&e))
+        appended.map_err(|e| produce_error(&e, &pending))
     }
 
     /// Has a writer thread fsync a partition.
@@ -117,18 +116,9 @@ impl Shared {
     fn perform(&self, work: Work) {
         match work {
             Work::Commit(appender) => self.drain(&appender),
-            Work::Flush(appender) if appender.is_dirty() => drop(self.sync(&appender)),
+            Work::Flush(appender) if appender.is_dirty() => self.note(&appender.sync()),
             Work::Flush(_) => {}
         }
-    }
-
-    fn sync(&self, appender: &Appender) -> Result<(), ProduceError> {
-        let synced = appender.sync();
-        if let Err(ProduceError::Unavailable { reason, .. }) = &synced {
-            tracing::error!(reason, "fsync failed");
-            self.report(reason.clone(), appender.refused().is_err());
-        }
-        synced
     }
 
     /// Commits batch after batch until nothing waits.
@@ -149,10 +139,6 @@ impl Shared {
     }
 
     fn commit(&self, appender: &Appender, batch: Vec<(Pending, oneshot::Sender<Answer>)>) {
-        if let Err(refusal) = appender.refused() {
-            batch.into_iter().for_each(|(_, done)| drop(done.send(Err(refusal.clone()))));
-            return;
-        }
         let log = &appender.log;
         let headers: Vec<Header<'_>> = batch.iter().flat_map(|(p, _)| p.headers()).collect();
         let mut rest = headers.as_slice();
@@ -164,32 +150,33 @@ impl Shared {
         }
         let appended = log.append_next(&mut records);
         self.note(&appended);
-        // The log does not do it where the topic was configured for that only after it was opened.
-        let synced = if appender.durable { Ok(()) } else { self.sync(appender) };
+        // Who queued them was promised an fsync, also where the topic was altered meanwhile and the log does not do it any more.
+        let synced = if log.is_durable() { Ok(()) } else { appender.sync() };
+        self.note(&synced);
         // What a failed append left in the log before the record at fault is durable, and so acknowledged.
         let end = log.end_offset();
         let offsets: Vec<_> = records.iter().map(|r| r.offset).collect();
-        for ((_, done), offset) in batch.into_iter().zip(offsets) {
+        for ((pending, done), offset) in batch.into_iter().zip(offsets) {
             // A client that has gone does not wait for its answer.
             let _ = done.send(match (&appended, &synced) {
-                (Err(e), _) if offset >= end => Err(produce_error(e)),
-                (_, Err(e)) => Err(e.clone()),
+                (Err(e), _) if offset >= end => Err(produce_error(e, &pending)),
+                (_, Err(e)) => Err(unsynced(e, &pending)),
                 _ => Ok(offset),
             });
         }
     }
 
-    fn note(&self, appended: &Result<i64, LogError>) {
-        match appended {
+    fn note<T>(&self, done: &Result<T, LogError>) {
+        match done {
             Ok(_) => {
                 let mut problem = self.problem.lock();
                 if problem.as_ref().is_some_and(|p| !p.lasting) {
                     *problem = None;
                 }
             }
-            Err(LogError::TooLarge { .. }) => {}
+            Err(LogError::TooLarge { .. } | LogError::Gone { .. }) => {}
             Err(error) => {
-                tracing::error!(%error, "append failed");
+                tracing::error!(%error, "append or fsync failed");
                 self.report(error.to_string(), matches!(error, LogError::Poisoned { .. } | LogError::Cut { .. }));
             }
         }
@@ -204,8 +191,9 @@ impl Shared {
     }
 }
 
-fn produce_error(error: &LogError) -> ProduceError {
+fn produce_error(error: &LogError, pending: &Pending) -> ProduceError {
     match error {
+        LogError::Gone { .. } => ProduceError::UnknownTopic { topic: pending.record.topic.clone() },
         LogError::DiskFull { .. } | LogError::Full { .. } => ProduceError::DiskFull,
         LogError::TooLarge { max, .. } => ProduceError::TooLarge { limit_bytes: Some(*max) },
         // Written, not known to be durable, and not visible unless recovery finds it.
@@ -213,5 +201,13 @@ fn produce_error(error: &LogError) -> ProduceError {
             ProduceError::Unavailable { reason: error.to_string(), written: Written::Maybe }
         }
         _ => ProduceError::Unavailable { reason: error.to_string(), written: Written::No },
+    }
+}
+
+/// Of a record that was appended, whatever the error says of appends.
+fn unsynced(error: &LogError, pending: &Pending) -> ProduceError {
+    match error {
+        LogError::Gone { .. } => produce_error(error, pending),
+        _ => ProduceError::Unavailable { reason: error.to_string(), written: Written::Maybe },
     }
 }

@@ -1,15 +1,14 @@
 //! What waits for a partition: records to be written, and written ones to be fsynced.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use message_cache::{Header, NewRecord, PartitionLog, TimestampType};
+use message_cache::{Header, LogError, NewRecord, PartitionLog, TimestampType};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::flush::{Flush, SyncError, sync_segments};
-use crate::{ProduceError, ProduceRecord, Written};
+use super::flush::Flush;
+use crate::{ProduceError, ProduceRecord};
 
 /// A record that waits for its commit.
 pub struct Pending {
@@ -51,15 +50,8 @@ pub type Answer = Result<i64, ProduceError>;
 /// The queue of one partition.
 pub struct Appender {
     pub log: Arc<PartitionLog>,
-    dir: PathBuf,
-    /// Whether the log fsyncs each append itself.
-    pub durable: bool,
     pub queue: Mutex<Queue>,
     dirt: Mutex<Dirt>,
-    /// The name of the last segment that was fsynced here. Held while fsyncing.
-    synced: Mutex<Option<String>>,
-    /// Why the partition takes no more records.
-    refusal: Mutex<Option<ProduceError>>,
 }
 
 /// What was appended and not fsynced.
@@ -86,16 +78,9 @@ pub struct Queue {
 }
 
 impl Appender {
-    pub fn new(log: Arc<PartitionLog>, dir: PathBuf, durable: bool) -> Self {
-        Self {
-            log,
-            dir,
-            durable,
-            queue: Mutex::default(),
-            dirt: Mutex::new(Dirt { flush: Flush { messages: 1, after: None }, records: 0, queued: false, timed: false }),
-            synced: Mutex::default(),
-            refusal: Mutex::default(),
-        }
+    pub fn new(log: Arc<PartitionLog>, flush: Flush) -> Self {
+        let dirt = Dirt { flush, records: 0, queued: false, timed: false };
+        Self { log, queue: Mutex::default(), dirt: Mutex::new(dirt) }
     }
 
     pub fn set_flush(&self, flush: Flush) {
@@ -104,15 +89,6 @@ impl Appender {
 
     pub fn is_dirty(&self) -> bool {
         self.dirt.lock().records > 0
-    }
-
-    /// From now on every record is answered with this.
-    pub fn refuse(&self, error: ProduceError) {
-        *self.refusal.lock() = Some(error);
-    }
-
-    pub fn refused(&self) -> Result<(), ProduceError> {
-        self.refusal.lock().clone().map_or(Ok(()), Err)
     }
 
     /// Counts a record that was not fsynced, and says when it is to be.
@@ -132,30 +108,15 @@ impl Appender {
         }
     }
 
-    /// Makes durable what was appended before.
-    pub fn sync(&self) -> Result<(), ProduceError> {
-        let mut synced = self.synced.lock();
-        self.refused()?;
+    /// Makes durable what was appended before, and counts anew.
+    pub fn sync(&self) -> Result<(), LogError> {
         let records = {
             let mut dirt = self.dirt.lock();
             (dirt.queued, dirt.timed) = (false, false);
             std::mem::take(&mut dirt.records)
         };
-        let path = self.dir.display();
-        let (reason, lasting) = match sync_segments(&self.dir, synced.as_deref()) {
-            Ok(last) => {
-                *synced = last;
-                return Ok(());
-            }
-            Err(SyncError::NotTried(e)) => (format!("{path} cannot be fsynced now: {e}"), false),
-            Err(SyncError::Failed(e)) => (format!("{path} takes no more records: an fsync failed ({e})"), true),
-        };
-        self.dirt.lock().records += records;
-        let error = ProduceError::Unavailable { reason, written: Written::Maybe };
-        if lasting {
-            self.refuse(error.clone());
-        }
-        Err(error)
+        // What could not be tried is tried again with the next record.
+        self.log.sync().inspect_err(|_| self.dirt.lock().records += records)
     }
 }
 
@@ -167,9 +128,7 @@ mod tests {
 
     fn appender(dir: &std::path::Path, flush: Flush) -> Appender {
         let cache = TopicCache::open_exactly(dir, "t", &LogOptions::default(), 1).unwrap();
-        let appender = Appender::new(cache.partition(0).unwrap(), dir.join("t/0"), false);
-        appender.set_flush(flush);
-        appender
+        Appender::new(cache.partition(0).unwrap(), flush)
     }
 
     /// What each of five records asks for: `n`ow, a `t`imer, or nothing; a `s`ync comes in between.
@@ -203,18 +162,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let appender = appender(dir.path(), Flush { messages: 2, after: None });
         appender.soil();
-        // A file in place of the directory of segments.
+        // Its names cannot be fsynced: the directory is not there.
         std::fs::rename(dir.path().join("t/0"), dir.path().join("aside")).unwrap();
-        std::fs::write(dir.path().join("t/0"), "").unwrap();
-        let error = appender.sync().unwrap_err();
-        assert!(error.to_string().contains("cannot be fsynced now") && error.written() == Written::Maybe, "{error}");
-        assert!(appender.is_dirty() && appender.refused().is_ok());
+        assert!(matches!(appender.sync(), Err(LogError::Io { .. })));
+        assert!(appender.is_dirty());
         assert!(matches!(appender.soil(), Some(Due::Now)), "the next record asks again");
-        std::fs::remove_file(dir.path().join("t/0")).unwrap();
         std::fs::rename(dir.path().join("aside"), dir.path().join("t/0")).unwrap();
         appender.sync().unwrap();
         assert!(!appender.is_dirty());
-        appender.refuse(ProduceError::QueueFull);
-        assert!(matches!(appender.sync(), Err(ProduceError::QueueFull)));
     }
 }

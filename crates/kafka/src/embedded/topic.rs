@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use message_cache::{LogOptions, OnCorruption, Policy, TopicCache};
+use message_cache::{LogOptions, OnCorruption, PartitionLog, Policy, TopicCache};
 
 use super::flush::Flush;
 use super::meta::Meta;
@@ -16,26 +16,24 @@ pub struct Topic {
     pub appenders: Vec<Arc<Appender>>,
     pub max_message_bytes: u64,
     pub append_time: bool,
-    /// Whether a record is fsynced before it is acknowledged.
+    /// Whether a record is fsynced before it is acknowledged, and before it is seen.
     pub strict: bool,
-    /// Whether the logs fsync each append themselves, before it is visible: as the topic was configured when they were opened.
-    pub durable: bool,
     compact: bool,
 }
 
 impl Topic {
     pub fn open(options: &EmbeddedOptions, name: &str, meta: Meta) -> Result<Self, String> {
-        let durable = Flush::of(&meta.config, options.acks).is_strict(options.acks);
         let log = LogOptions {
             segment_bytes: options.segment_bytes.min(number(&meta, "segment.bytes")),
-            durable,
+            durable: is_strict(options, &meta),
             on_corruption: OnCorruption::Keep,
+            files: options.files.clone(),
             ..LogOptions::default()
         };
         meta.find_partitions(&options.directory.join(name))?;
         let cache = TopicCache::open_exactly(&options.directory, name, &log, meta.partitions as usize);
         let cache = cache.map_err(|e| e.to_string())?;
-        Self::serve(options, meta, Arc::new(cache), durable, &[])
+        Self::serve(options, meta, Arc::new(cache), &[])
     }
 
     /// The topic as `meta` has it, on logs that are open. `appenders` are those of its first partitions, if they are in use.
@@ -43,9 +41,10 @@ impl Topic {
         options: &EmbeddedOptions,
         meta: Meta,
         cache: Arc<TopicCache>,
-        durable: bool,
         appenders: &[Arc<Appender>],
     ) -> Result<Self, String> {
+        let strict = is_strict(options, &meta);
+        cache.set_durable(strict).map_err(|e| e.to_string())?;
         cache.ensure_partitions(meta.partitions as usize).map_err(|e| e.to_string())?;
         cache.mark_complete().map_err(|e| e.to_string())?;
         let mut policy = Policy::from_properties(&topic_config::effective(&meta.config));
@@ -53,26 +52,19 @@ impl Topic {
         let compact = policy.compact;
         cache.set_policy(policy);
         let flush = Flush::of(&meta.config, options.acks);
-        let mut appenders = appenders.to_vec();
-        for (n, log) in cache.partitions().iter().enumerate().skip(appenders.len()) {
-            appenders.push(Arc::new(Appender::new(Arc::clone(log), cache.dir().join(n.to_string()), durable)));
-        }
         appenders.iter().for_each(|appender| appender.set_flush(flush));
+        let mut appenders = appenders.to_vec();
+        let new = |log: &Arc<PartitionLog>| Arc::new(Appender::new(Arc::clone(log), flush));
+        appenders.extend(cache.partitions().iter().skip(appenders.len()).map(new));
         Ok(Self {
             appenders,
             max_message_bytes: number(&meta, "max.message.bytes"),
             append_time: meta.config.get("message.timestamp.type").is_some_and(|t| t == "LogAppendTime"),
-            strict: flush.is_strict(options.acks),
-            durable,
+            strict,
             compact,
             cache,
             meta,
         })
-    }
-
-    /// Whether a record of this topic is acknowledged as soon as the kernel has it, without a turn of the writer threads.
-    pub fn acknowledges_at_once(&self) -> bool {
-        !self.strict && !self.durable
     }
 
     /// Where a record goes, if the topic takes it.
@@ -98,6 +90,11 @@ impl Topic {
             None => Err(ProduceError::UnknownPartition { topic: record.topic.clone(), partition }),
         }
     }
+}
+
+/// Whether the topic's configuration asks for an fsync before each acknowledgement.
+pub fn is_strict(options: &EmbeddedOptions, meta: &Meta) -> bool {
+    Flush::of(&meta.config, options.acks).is_strict(options.acks)
 }
 
 fn number(meta: &Meta, property: &str) -> u64 {
