@@ -33,24 +33,32 @@ impl PartitionLog {
             let ends_at: Vec<i64> = facts[..count].iter().map(|f| f.next_base).collect();
             (view.sealed[..count].to_vec(), view.start, ends_at)
         };
-        let mut from = 0;
+        let (mut from, mut damaged) = (0, None);
         while from < inputs.len() {
             let mut bytes = 0;
             let fits = |s: &&Arc<Sealed>| {
                 bytes += s.segment.len();
                 bytes <= ROUND_BYTES
             };
-            let to = from + inputs[from..].iter().take_while(fits).count().max(1);
-            let mut round = Round {
-                log: self,
-                inputs: &inputs,
-                policy: &policy,
-                start,
-                now_ms,
-                outputs: Outputs::default(),
-                dropped: Dropped::default(),
-            };
-            let done = round.run(from..to, go_on).and_then(|whole| match whole {
+            let mut to = from + inputs[from..].iter().take_while(fits).count().max(1);
+            let (outputs, dropped) = Default::default();
+            let after_damage = damaged.is_some();
+            let mut round =
+                Round { log: self, inputs: &inputs, policy: &policy, start, now_ms, at: from, after_damage, outputs, dropped };
+            let mut whole = round.run(from..to, go_on);
+            if let Err(error @ LogError::Corrupt { .. }) = whole {
+                // Copying around it would lose what it hides. The segment stays as it is; those before it are done alone.
+                round.outputs.remove();
+                to = round.at;
+                damaged.get_or_insert(error);
+                if to == from {
+                    from += 1;
+                    continue;
+                }
+                (round.outputs, round.dropped) = Default::default();
+                whole = round.run(from..to, go_on);
+            }
+            let done = whole.and_then(|whole| match whole {
                 true => self.replace(&inputs[from..to], &round.outputs.sealed, ends_at[to - 1], life),
                 false => Ok(false),
             });
@@ -63,7 +71,7 @@ impl PartitionLog {
             }
             from = to;
         }
-        Ok(())
+        damaged.map_or(Ok(()), Err)
     }
 }
 
@@ -75,6 +83,10 @@ struct Round<'a> {
     policy: &'a Policy,
     start: i64,
     now_ms: i64,
+    /// The input that is being read.
+    at: usize,
+    /// An input before these stays as it is, with older records of who knows which keys.
+    after_damage: bool,
     outputs: Outputs,
     dropped: Dropped,
 }
@@ -115,7 +127,7 @@ impl Round<'_> {
     /// Writes what stays of these inputs. False if it was broken off.
     ///
     /// # Errors
-    /// A corrupt record ends compaction of the log: what it hides must not be lost by copying around it.
+    /// A corrupt record of the input [`Round::at`].
     fn run(&mut self, inputs: std::ops::Range<usize>, go_on: &dyn Fn() -> bool) -> Result<bool, LogError> {
         let generation = self.inputs[inputs.clone()].iter().map(|s| s.segment.generation).max().unwrap_or(0).saturating_add(1);
         let first_base = self.inputs[inputs.start].segment.base_offset;
@@ -124,6 +136,7 @@ impl Round<'_> {
             s.segment.sync().map_err(|e| LogError::io(&s.segment.path, e))?;
         }
         for n in inputs {
+            self.at = n;
             let segment = Arc::clone(&self.inputs[n].segment);
             let mut at = segment::HEADER;
             let mut checked = at;
@@ -159,12 +172,13 @@ impl Round<'_> {
         }
         let key = &segment.bytes_from(at)[range];
         let is_newest_here = self.inputs[n].newest(key)? == Some(at);
-        let mut later = self.inputs[n + 1..].iter();
-        if !is_newest_here || later.try_fold(false, |found, s| Ok::<_, LogError>(found || s.newest(key)?.is_some()))? {
+        // What cannot be told of a later segment is no reason to drop this one.
+        let is_replaced = || self.inputs[n + 1..].iter().any(|s| matches!(s.newest(key), Ok(Some(_))));
+        if !is_newest_here || is_replaced() {
             self.dropped.replaced += 1;
             return Ok(false);
         }
-        if fixed.horizon_ms.is_some_and(|h| h <= self.now_ms) {
+        if fixed.horizon_ms.is_some_and(|h| h <= self.now_ms) && !self.after_damage {
             self.dropped.tombstones += 1;
             return Ok(false);
         }
@@ -193,7 +207,7 @@ impl Round<'_> {
             }
         };
         let horizon = fixed.horizon_ms.unwrap_or_else(|| self.now_ms.saturating_add(self.policy.delete_retention_ms));
-        if fixed.value_len.is_none() {
+        if fixed.value_len.is_none() && !self.after_damage {
             output.segment.horizon_ms.fetch_min(horizon, Ordering::Relaxed);
         }
         let frame = from.bytes_from(at);

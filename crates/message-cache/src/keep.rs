@@ -4,7 +4,7 @@
 //! manifest. Files go only after both, and mappings of them live on in whoever still reads.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::LogError;
 use crate::log::{PartitionLog, View};
@@ -63,7 +63,7 @@ impl PartitionLog {
             (view.start, view.sealed_facts(self.end_offset()), view.head.as_ref().map_or(0, |h| h.visible))
         };
         let new_start = retention::new_start(&self.shared.policy(), start, &facts, head_bytes, now_ms);
-        self.drop_below(new_start, life)
+        self.drop_below(new_start, life, &self.counters.expired)
     }
 
     /// Drops the oldest sealed segment, for want of space; says how many bytes that gave. The records in it are gone for
@@ -72,11 +72,11 @@ impl PartitionLog {
         let life = self.life.load(Ordering::Acquire);
         let oldest = self.view.read().sealed_facts(self.end_offset()).first().copied();
         let Some(oldest) = oldest else { return Ok(0) };
-        self.drop_below(oldest.next_base, life)?;
+        self.drop_below(oldest.next_base, life, &self.counters.evicted)?;
         Ok(oldest.bytes)
     }
 
-    fn drop_below(&self, start: i64, life: u64) -> Result<(), LogError> {
+    fn drop_below(&self, start: i64, life: u64, counter: &AtomicU64) -> Result<(), LogError> {
         let mut keeping = self.keeping.lock();
         if self.life.load(Ordering::Acquire) != life {
             return Ok(());
@@ -107,7 +107,7 @@ impl PartitionLog {
             gone
         };
         self.shared.ring();
-        self.counters.expired.fetch_add(gone.iter().map(|s| s.records()).sum(), Ordering::Relaxed);
+        counter.fetch_add(gone.iter().map(|s| s.records()).sum(), Ordering::Relaxed);
         self.counters.reclaimed_bytes.fetch_add(bytes_of(&gone), Ordering::Relaxed);
         remove_files(&gone);
         Ok(())

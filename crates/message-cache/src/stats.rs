@@ -28,8 +28,10 @@ pub struct LogStats {
     pub misses: u64,
     /// Records that readers skipped because a newer one of their key had come.
     pub conflated: u64,
-    /// Records that retention removed.
+    /// Records that retention removed, or that were deleted.
     pub expired: u64,
+    /// Records that were dropped for want of room.
+    pub evicted: u64,
     /// Records that compaction removed, tombstones not among them.
     pub compacted: u64,
     /// Tombstones that compaction removed.
@@ -49,6 +51,7 @@ pub struct Counters {
     pub misses: AtomicU64,
     pub conflated: AtomicU64,
     pub expired: AtomicU64,
+    pub evicted: AtomicU64,
     pub compacted: AtomicU64,
     pub tombstones: AtomicU64,
     pub reclaimed_bytes: AtomicU64,
@@ -76,6 +79,7 @@ impl PartitionLog {
             misses: count(&c.misses),
             conflated: count(&c.conflated),
             expired: count(&c.expired),
+            evicted: count(&c.evicted),
             compacted: count(&c.compacted),
             tombstones: count(&c.tombstones),
             reclaimed_bytes: count(&c.reclaimed_bytes),

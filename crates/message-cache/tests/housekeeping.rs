@@ -472,3 +472,51 @@ fn a_record_that_was_held_outlives_its_segment() {
     assert_eq!(old.value(), Some(&b"1"[..]));
     assert!(!log.is_latest(&old).unwrap());
 }
+
+/// A segment with a corrupt record stays as it is, and compaction goes on around it; nothing that it holds comes to light.
+#[test]
+fn compaction_goes_around_a_corrupt_record() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicI64::new(START_MS));
+    let clock = Clock::Manual(Arc::clone(&now));
+    let options = LogOptions { segment_bytes: 2048, on_corruption: OnCorruption::Keep, clock, ..LogOptions::default() };
+    let cache = Arc::new(TopicCache::open_exactly(dir.path(), "t", &options, 1).unwrap());
+    cache.set_policy(Policy { delete_retention_ms: 10, min_cleanable_dirty_ratio: 0.0, ..compacted() });
+    let text = "x".repeat(200);
+    let fill = || put(&cache, &[("a", Some(&text)), ("b", Some(&text)), ("c", Some(&text)), ("d", Some(&text))], START_MS);
+    fill();
+    fill();
+    put(&cache, &[("gone", Some("the damaged segment has it"))], START_MS);
+    fill();
+    put(&cache, &[("gone", None)], START_MS);
+    (0..4).for_each(|_| fill());
+    let log = cache.partition(0).unwrap();
+    let before = log.stats();
+    // The record before that of the deleted key, in the same segment.
+    let segments = || {
+        let entries = std::fs::read_dir(dir.path().join("t/0")).unwrap().map(|e| e.unwrap().path());
+        let mut paths: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == "log")).collect();
+        paths.sort();
+        paths
+    };
+    let needle = b"the damaged segment has it";
+    let holds = |path: &std::path::PathBuf| std::fs::read(path).unwrap().windows(needle.len()).any(|w| w == needle);
+    let path = segments().into_iter().find(holds).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(50).position(|w| w == [b'x'; 50]).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"y", at as u64 + 20).unwrap();
+    for turn in 0..4 {
+        now.fetch_add(1000, Ordering::Relaxed);
+        fill();
+        fill();
+        let _ = log.keep(&|| true);
+        assert!(log.latest(b"gone").unwrap().is_none_or(|r| r.is_tombstone()), "turn {turn}");
+        for key in [b"a", b"b", b"c", b"d"] {
+            assert_eq!(log.latest(key).unwrap().unwrap().value(), Some(text.as_bytes()), "turn {turn}");
+        }
+    }
+    assert!(segments().contains(&path), "the damaged segment is as it was");
+    let after = log.stats();
+    assert!(after.compacted > 20 && after.bytes < before.bytes, "{before:?} {after:?}");
+}
