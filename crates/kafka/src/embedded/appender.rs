@@ -116,9 +116,14 @@ impl Shared {
     fn perform(&self, work: Work) {
         match work {
             Work::Commit(appender) => self.drain(&appender),
-            Work::Flush(appender) if appender.is_dirty() => self.note(&appender.sync()),
+            Work::Flush(appender) if appender.is_dirty() => drop(self.sync(&appender)),
             Work::Flush(_) => {}
         }
+    }
+
+    /// That goes well also while there is no space, and so says nothing of faults before.
+    fn sync(&self, appender: &Appender) -> Result<(), LogError> {
+        appender.sync().inspect_err(|e| self.blame(e))
     }
 
     /// Commits batch after batch until nothing waits.
@@ -151,8 +156,7 @@ impl Shared {
         let appended = log.append_next(&mut records);
         self.note(&appended);
         // Who queued them was promised an fsync, also where the topic was altered meanwhile and the log does not do it any more.
-        let synced = if log.is_durable() { Ok(()) } else { appender.sync() };
-        self.note(&synced);
+        let synced = if log.is_durable() { Ok(()) } else { self.sync(appender) };
         // What a failed append left in the log before the record at fault is durable, and so acknowledged.
         let end = log.end_offset();
         let offsets: Vec<_> = records.iter().map(|r| r.offset).collect();
@@ -166,19 +170,22 @@ impl Shared {
         }
     }
 
-    fn note<T>(&self, done: &Result<T, LogError>) {
-        match done {
+    fn note(&self, appended: &Result<i64, LogError>) {
+        match appended {
             Ok(_) => {
                 let mut problem = self.problem.lock();
                 if problem.as_ref().is_some_and(|p| !p.lasting) {
                     *problem = None;
                 }
             }
-            Err(LogError::TooLarge { .. } | LogError::Gone { .. }) => {}
-            Err(error) => {
-                tracing::error!(%error, "append or fsync failed");
-                self.report(error.to_string(), matches!(error, LogError::Poisoned { .. } | LogError::Cut { .. }));
-            }
+            Err(error) => self.blame(error),
+        }
+    }
+
+    fn blame(&self, error: &LogError) {
+        if !matches!(error, LogError::TooLarge { .. } | LogError::Gone { .. }) {
+            tracing::error!(%error, "append or fsync failed");
+            self.report(error.to_string(), matches!(error, LogError::Poisoned { .. } | LogError::Cut { .. }));
         }
     }
 
