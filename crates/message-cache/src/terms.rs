@@ -209,6 +209,11 @@ fn rank(pages: &[u8], slot: Slot) -> Result<usize, BadPage> {
             within = below;
         }
     }
+    let count = pages.len() / PAGE;
+    if low == count && low > 0 {
+        // Behind the last page, which may not be full.
+        return Ok((low - 1) * ENTRIES_MAX + Page::read(pages, low - 1)?.slots().len());
+    }
     Ok(low * ENTRIES_MAX + within)
 }
 
