@@ -1,14 +1,11 @@
 //! A segment file, or its index, whose bytes after the header are anything: what is served has been verified.
 #![no_main]
 
-use std::sync::Arc;
-
-use message_cache::{LogOptions, NewRecord, OnCorruption, PartitionLog};
-use tokio::sync::watch;
+use message_cache::{Clock, LogOptions, NewRecord, OnCorruption, PartitionLog, Policy, Shared};
 
 fn open(dir: &std::path::Path, on_corruption: OnCorruption) -> Option<PartitionLog> {
     let options = LogOptions { segment_bytes: 4096, on_corruption, ..LogOptions::default() };
-    PartitionLog::open(dir, options, Arc::new(watch::channel(0).0)).ok()
+    PartitionLog::open(dir, options, Shared::new(Policy::default(), Clock::System)).ok()
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

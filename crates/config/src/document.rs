@@ -147,8 +147,8 @@ pub(crate) struct Cache {
     pub segment_bytes: Size,
     /// Longest time that a fetch waits for what was produced before it.
     pub read_your_writes_timeout: Time,
-    /// Most bytes that the caches of Kafka topics take together; without a bound when left out. The embedded log is bounded by
-    /// `retention.bytes` of its topics.
+    /// Most bytes that the logs of all topics take together, embedded ones included; without a bound when left out. The oldest
+    /// segments of Kafka topics go to make room; where that is not enough, no log takes records until there is room.
     pub max_bytes: Option<Size>,
     /// How often the configuration, the id and the partitions of each Kafka topic are looked at.
     pub topic_refresh: Time,

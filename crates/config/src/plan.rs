@@ -120,7 +120,7 @@ pub struct CachePlan {
     pub directory: PathBuf,
     pub segment_bytes: u64,
     pub read_your_writes_timeout: Duration,
-    /// Of the caches of all Kafka topics together; `None`: without a bound.
+    /// Of the logs of all topics together; `None`: without a bound.
     pub max_bytes: Option<u64>,
     /// How often the cluster is asked about the topics that are cached.
     pub topic_refresh: Duration,

@@ -11,12 +11,14 @@ use tokio::time::Instant;
 
 use crate::cursor::Cursor;
 use crate::fetch::FetchError;
+use crate::follow::History;
 
 /// One topic of one cluster.
 pub struct Topic {
     cluster: Cluster,
     name: String,
     options: FetchOptions,
+    history: History,
     cache: OnceLock<Arc<TopicCache>>,
     /// Per partition, the offset behind the last record that this process told a client was written, and in which life of the
     /// log that was.
@@ -26,7 +28,20 @@ pub struct Topic {
 impl Topic {
     pub fn new(cluster: Cluster, name: &str, options: impl Into<FetchOptions>) -> Self {
         let (name, options) = (name.to_owned(), options.into());
-        Self { cluster, name, options, cache: OnceLock::new(), acknowledged: RwLock::default() }
+        Self { cluster, name, options, history: History::default(), cache: OnceLock::new(), acknowledged: RwLock::default() }
+    }
+
+    /// The same, with what it does about offsets that are not cached.
+    pub fn with_history(self, history: History) -> Self {
+        Self { history, ..self }
+    }
+
+    pub fn history(&self) -> History {
+        self.history
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     pub fn name(&self) -> &str {

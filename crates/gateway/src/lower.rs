@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use config::{CapabilityPlan, FetchPlan, FilterPlan, LimitsPlan, Plan, ProducePlan, RoutePlan, SelectPlan};
+use config::{
+    CapabilityPlan, FetchPlan, FilterPlan, HistoryPlan, LimitsPlan, Plan, ProducePlan, RoutePlan, SelectPlan, TopicPlan,
+};
 use edge::{Limits, RouteMatch, Router};
 use entrypoint::{FetchFace, FetchFaceOptions, ProduceFace, ProduceFaceOptions};
-use exchange::{ClauseTemplate, Fetch, FetchOptions, Produce, ProduceOptions, Select, Topic, Topics};
+use exchange::{ClauseTemplate, Fetch, FetchOptions, History, Produce, ProduceOptions, Select, Topic, Topics};
 use http::{HeaderName, HeaderValue, Method};
 use tokio::sync::watch;
 
@@ -38,7 +40,7 @@ pub fn topics(plan: &Plan, clusters: &Clusters) -> Topics {
     let mut topics = Topics::default();
     for t in &plan.cache.topics {
         if let Some(cluster) = clusters.get(&t.cluster) {
-            topics.insert(&t.cluster, Arc::new(Topic::new(cluster.clone(), &t.name, fetch_options(t))));
+            topics.insert(&t.cluster, Arc::new(Topic::new(cluster.clone(), &t.name, fetch_options(t)).with_history(history(t))));
         }
     }
     topics
@@ -158,6 +160,13 @@ fn route_match(route: &RoutePlan) -> Result<RouteMatch, LowerError> {
         host: route.host.clone(),
         headers: route.headers.iter().map(header).collect::<Result<_, _>>()?,
     })
+}
+
+fn history(topic: &TopicPlan) -> History {
+    match topic.history {
+        HistoryPlan::Gap => History::Gap,
+        HistoryPlan::ReadThrough => History::ReadThrough,
+    }
 }
 
 fn clauses(filters: Vec<FilterPlan>) -> Vec<ClauseTemplate> {

@@ -135,6 +135,7 @@ fn embedded_topics_through_the_gateway_and_without_it() {
     assert!(doctor.stdout.contains(&format!("topic {t}: missing")), "{}", doctor.stdout);
     let gone = http::put(gateway.address(), "/records/k3", b"{}").expect("an answer");
     assert_eq!((gone.status, gone.text().contains("unknown-topic")), (404, true), "{gone:?}");
+    assert_eq!(status_of(&gateway, "k3"), 404, "nobody waits for a topic that is gone");
     check(&builder, &format!("topic create {t}"), 0, &[]);
     put(&gateway, "k4", "{}");
     assert_eq!((status_of(&gateway, "k3"), status_of(&gateway, "k4")), (404, 200), "the routes serve the new topic");

@@ -27,10 +27,16 @@ struct Bed {
 
 /// `None` in a run without Kafka.
 fn bed(partitions: &str, config: &[&str]) -> Option<Bed> {
+    bed_with(partitions, config, "bootstrap: true")
+}
+
+/// With other members of `cache.topics.NAME`.
+fn bed_with(partitions: &str, config: &[&str], cached: &str) -> Option<Bed> {
     let servers = shared_kafka()?;
     let records = Records { cached: String::new(), cache: REFRESH.to_owned(), ..Records::on(&Cluster::Kafka(servers.clone())) };
     create(&servers, &records.topic, partitions, config);
-    let gateway = records.builder().start().expect("the gateway starts");
+    let yaml = records.yaml().replace("bootstrap: true", cached);
+    let gateway = Gateway::builder().config(yaml).start().expect("the gateway starts");
     Some(Bed { servers, topic: records.topic, gateway })
 }
 
@@ -154,6 +160,25 @@ fn a_retention_that_is_shortened() {
     bed.follows("the record", &[("a", Some("1"))]);
     bed.tool(CONFIGS, &["--alter", "--entity-type", "topics", "--entity-name", &bed.topic, "--add-config", "retention.ms=1000"]);
     bed.follows("expired", &[("a", None)]);
+}
+
+/// It is not read while nobody asks, and whoever asks then gets what the cluster has, not what was cached before.
+#[test]
+fn a_topic_that_is_read_only_while_it_is_used() {
+    let Some(bed) = bed_with("2", &[], "bootstrap: false, linger: 1s") else { return };
+    let paused = || {
+        let status = http::get(bed.gateway.admin(), "/").expect("an answer").json();
+        let partitions = status["clusters"]["main"]["topics"][&bed.topic]["partitions"].clone();
+        partitions.as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|p| p["state"] == "paused"))
+    };
+    for round in 0..3 {
+        let value = format!("value-{round}");
+        bed.write("1", &format!("a:{value}\n"));
+        let answer = bed.get("a");
+        assert_eq!((answer.status, answer.text()), (200, value), "{}", bed.gateway.stderr());
+        assert!(poll_until(FOLLOWS_WITHIN, || paused().then_some(())).is_some(), "is not paused: {}", bed.gateway.stderr());
+        assert!(bed.gateway.ready(), "a paused topic hurts nobody");
+    }
 }
 
 /// The oracle: whatever the broker's cleaner does and whenever, a consumer of the broker and the gateway agree on the newest value of

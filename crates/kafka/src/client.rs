@@ -36,6 +36,7 @@ use message_cache::{LogOptions, TopicCache};
 use parking_lot::{Mutex, RwLock};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::Semaphore;
 
 use self::delivery::{Failure, classify};
 use self::fetch::{Fetcher, Notice};
@@ -69,6 +70,10 @@ pub struct KafkaOptions {
 
 /// The default of [`KafkaOptions::refresh`].
 pub const TOPIC_REFRESH: Duration = Duration::from_secs(10);
+/// A shorter time than this would keep the brokers busy for nothing.
+const TOPIC_REFRESH_MIN: Duration = Duration::from_millis(100);
+/// The most questions about topics at a time: each has a thread, and some a client with connections of its own.
+const QUESTIONS_MAX: usize = 8;
 /// The most readers of [`KafkaCluster::read_range`] that are kept for the next.
 const IDLE_READERS_MAX: usize = 2;
 
@@ -90,6 +95,7 @@ pub struct KafkaCluster {
     reader: Arc<ReaderClient>,
     reader_health: Arc<Health>,
     asker: Arc<ReaderClient>,
+    questions: Semaphore,
     /// Clients that have read a range and can read another.
     idle_readers: Mutex<Vec<Arc<ReaderClient>>>,
     known: KnownTopics,
@@ -128,7 +134,7 @@ impl KafkaCluster {
             producer_health: Arc::clone(&producer_health),
             wanted: Arc::clone(&wanted),
             directory: options.cache_directory.clone(),
-            refresh: options.refresh,
+            refresh: options.refresh.max(TOPIC_REFRESH_MIN),
             committed,
             notices: noticed,
             orders,
@@ -150,6 +156,7 @@ impl KafkaCluster {
             reader,
             reader_health,
             asker,
+            questions: Semaphore::new(QUESTIONS_MAX),
             idle_readers: Mutex::default(),
             known,
             wanted,
@@ -228,8 +235,8 @@ impl KafkaCluster {
         let handle = TopicHandle::new(&self.reader, topic).ok_or_else(|| AdminError::UnknownTopic(topic.to_owned()))?;
         let options = options.into();
         let marks = Marks::read(cache.dir());
-        if let Some(policy) = marks.policy() {
-            cache.set_policy(policy);
+        if let Some(config) = &marks.config {
+            cache.set_policy(marks::policy(config));
         }
         let notices = self.notices.clone();
         // Without a supervisor everything is about to end.

@@ -32,8 +32,8 @@ pub enum ProduceError {
     /// No acknowledgement within `delivery.timeout.ms`.
     #[error("the cluster did not acknowledge in time: {reason}")]
     TimedOut { reason: String, written: Written },
-    /// The embedded log has no space left on its device.
-    #[error("no space left on the device of the embedded log")]
+    /// The device of the embedded log is full, or a bound on bytes is reached.
+    #[error("there is no space left for the embedded log")]
     DiskFull,
 }
 
@@ -47,7 +47,7 @@ impl ProduceError {
     }
 }
 
-/// Why a topic could not be created, listed or described.
+/// Why a topic could not be created, changed, listed or described.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AdminError {
     #[error("topic {0} does not exist")]

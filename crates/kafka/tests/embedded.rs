@@ -118,6 +118,7 @@ async fn a_deleted_topic_is_gone_and_its_name_is_free() {
     let life = reader.life();
     cluster.delete_topic("t").await.unwrap();
     assert!(reader.partitions().is_empty() && reader.life() > life, "readers end");
+    assert!(reader.is_complete(), "and wait for nothing");
     assert!(matches!(cluster.produce(record("t", None, "v")).await, Err(ProduceError::UnknownTopic { .. })));
     assert!(matches!(cluster.delete_topic("t").await, Err(AdminError::UnknownTopic(_))));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
@@ -127,8 +128,12 @@ async fn a_deleted_topic_is_gone_and_its_name_is_free() {
     assert_eq!(reader.partitions().len(), 2, "who reads the name goes on with the new topic");
     assert!(reader.is_complete());
     assert_eq!(values(&cluster, "t"), ["0"]);
+    cluster.delete_topic("t").await.unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of the second either");
+    create(&cluster, "t", 1, &[]).await;
+    assert_eq!(produce(&cluster, "t", 2).await, [0, 1]);
     cluster.close().await;
-    assert_eq!(values(&open(dir.path()), "t"), ["0"]);
+    assert_eq!(values(&open(dir.path()), "t"), ["0", "1"]);
 }
 
 /// Directories as a crash in the middle of a deletion leaves them.

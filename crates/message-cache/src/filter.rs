@@ -30,6 +30,15 @@ impl Filter {
     pub fn matches(&self, record: &Record) -> bool {
         self.any.iter().any(|c| c.matches(record))
     }
+
+    /// As [`Filter::matches`], for a record that is not in a log.
+    pub fn matches_parts(&self, key: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) -> bool {
+        let fulfils = |c: &Clause| {
+            let has = |(name, value): &(String, Option<Vec<u8>>)| headers.contains(&(name.as_str(), value.as_deref()));
+            c.key.as_deref().is_none_or(|k| key == Some(k)) && c.headers.iter().all(has)
+        };
+        self.any.iter().any(fulfils)
+    }
 }
 
 impl Clause {

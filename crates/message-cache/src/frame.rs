@@ -8,7 +8,8 @@
 //! 24 u32 key length      0xffff_ffff: null
 //! 28 u32 value length    0xffff_ffff: null, a tombstone
 //! 32 u32 headers length
-//! 36 u32 attributes      bit 0: the timestamp is the broker's append time; bit 1: a delete horizon ends the frame
+//! 36 u32 attributes      bit 0: the timestamp is the broker's append time; bit 1: a delete horizon ends the frame;
+//!                        bit 2: the first frame of a write
 //! 40 key, headers, value, delete horizon, zero padding to a multiple of 8
 //!    delete horizon: i64, ms since the epoch, from when on a compacted tombstone may go; tombstones only
 //!    header: u32 name length, u32 value length (0xffff_ffff: null), name, value
@@ -23,6 +24,7 @@ pub const ALIGN: usize = 8;
 const NULL: u32 = u32::MAX;
 const APPEND_TIME: u32 = 1;
 const HORIZON: u32 = 2;
+const BEGINS_WRITE: u32 = 4;
 /// Bytes of a delete horizon.
 const HORIZON_BYTES: usize = 8;
 /// Key, value and headers of one record together; keeps every length within the signed 32 bits that Kafka has for them.
@@ -40,6 +42,8 @@ pub struct Fixed {
     pub headers_len: u32,
     /// From when on a compacted tombstone may go, ms since the epoch.
     pub horizon_ms: Option<i64>,
+    /// Whether it was the first of a write: all writes before were done when it was made.
+    pub begins_write: bool,
 }
 
 impl Fixed {
@@ -74,7 +78,7 @@ pub fn length_of(record: &NewRecord<'_>) -> Option<usize> {
     (length <= MAX_FRAME).then_some(length)
 }
 
-/// Appends the frame of a record whose [`length_of`] is `length`.
+/// Appends the frame of a record whose [`length_of`] is `length`; the first of a write if `out` is empty.
 pub fn encode(record: &NewRecord<'_>, length: usize, salt: u32, out: &mut Vec<u8>) {
     let start = out.len();
     out.reserve(padded(length));
@@ -87,7 +91,8 @@ pub fn encode(record: &NewRecord<'_>, length: usize, salt: u32, out: &mut Vec<u8
     fixed[24..28].copy_from_slice(&len(record.key).to_le_bytes());
     fixed[28..32].copy_from_slice(&len(record.value).to_le_bytes());
     fixed[32..36].copy_from_slice(&(headers_len as u32).to_le_bytes());
-    let attributes = if record.timestamp_type == TimestampType::LogAppend { APPEND_TIME } else { 0 };
+    let appended = if record.timestamp_type == TimestampType::LogAppend { APPEND_TIME } else { 0 };
+    let attributes = appended | if start == 0 { BEGINS_WRITE } else { 0 };
     fixed[36..40].copy_from_slice(&attributes.to_le_bytes());
     out.extend_from_slice(&fixed);
     out.extend_from_slice(record.key.unwrap_or_default());
@@ -138,6 +143,7 @@ pub fn peek(bytes: &[u8]) -> Result<Fixed, Fault> {
         value_len: part(28),
         headers_len: u32_at(32),
         horizon_ms: None,
+        begins_write: u32_at(36) & BEGINS_WRITE != 0,
     };
     let parts =
         u64::from(decoded.key_len.unwrap_or(0)) + u64::from(decoded.value_len.unwrap_or(0)) + u64::from(decoded.headers_len);

@@ -39,6 +39,9 @@ impl PartitionLog {
             .and_then(|()| self.clean_if_due(life, &go_on))
             .and_then(|()| self.write_manifest());
         *self.counters.problem.lock() = steps.as_ref().err().map(LogError::to_string);
+        if let Err(LogError::Cut { .. } | LogError::Corrupt { .. }) = &steps {
+            self.counters.is_damaged.store(true, Ordering::Relaxed);
+        }
         steps
     }
 
@@ -153,6 +156,10 @@ impl PartitionLog {
 
     fn put_manifest(&self, keeping: &mut Keeping, manifest: Manifest) -> Result<(), LogError> {
         if keeping.written.as_ref() != Some(&manifest) {
+            if keeping.written.as_ref().is_none_or(|written| manifest.lists_more_than(written)) {
+                // The names come first: a power loss must not leave a manifest without what it lists.
+                self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+            }
             manifest.write(&self.dir, &self.options.files)?;
             keeping.written = Some(manifest);
         }

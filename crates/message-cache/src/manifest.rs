@@ -61,15 +61,19 @@ impl Manifest {
         std::str::from_utf8(&bytes).ok().and_then(Self::parse).map(Some).ok_or_else(broken)
     }
 
+    /// Whether it lists a segment that the other does not.
+    pub fn lists_more_than(&self, other: &Self) -> bool {
+        let listed = |s: &Listed| other.segments.binary_search_by_key(&s.base_offset, |o| o.base_offset);
+        self.segments.iter().any(|s| !listed(s).is_ok_and(|i| other.segments[i].generation == s.generation))
+    }
+
     /// Durable when it returns. On an error the manifest is as it was.
     pub fn write(&self, dir: &Path, files: &Files) -> Result<(), LogError> {
         let (path, tmp) = (dir.join(FILE), dir.join("manifest.tmp"));
         let io = |e| LogError::io(&path, e);
         let written = files.create(&tmp).and_then(|file| {
             files.write_all_at(&file, &tmp, self.text().as_bytes(), 0)?;
-            files.sync_data(&file, &tmp)?;
-            // The names that it tells of come first: a power loss must not leave it without them.
-            files.sync_dir(dir)
+            files.sync_data(&file, &tmp)
         });
         if let Err(e) = written {
             let _ = files.remove(&tmp);

@@ -11,6 +11,7 @@ use crate::manifest::Manifest;
 use crate::recovery::{self, Findings, Orders};
 use crate::sealed::Sealed;
 use crate::segment::{self, Segment};
+use crate::topic;
 
 /// A log as it was found.
 #[derive(Default)]
@@ -37,6 +38,9 @@ pub fn open(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result
         }
         tracing::warn!(segment = %gone.display(), "a segment is missing: fetched again from there on");
         findings.refetch = true;
+        if !options.read_only {
+            topic::unmark(dir, &options.files)?;
+        }
         if found.live.is_empty() {
             return forget_all(dir, options, findings);
         }
@@ -61,6 +65,7 @@ fn forget_all(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Resu
     findings.refetch = true;
     if !options.read_only {
         let files = &options.files;
+        topic::unmark(dir, files)?;
         files.remove_tree(dir).and_then(|()| files.create_dirs(dir, true)).map_err(|e| LogError::io(dir, e))?;
     }
     Ok(Opened::default())
@@ -81,6 +86,7 @@ fn open_segments(mut paths: Vec<PathBuf>, options: &LogOptions, findings: &mut F
                 OnCorruption::Refetch => {
                     is_last = true;
                     findings.refetch = true;
+                    unmark_of(&segment, options)?;
                     remove_segments(std::mem::take(&mut paths), options)?;
                 }
             }
@@ -103,6 +109,12 @@ fn open_segments(mut paths: Vec<PathBuf>, options: &LogOptions, findings: &mut F
         if let Some(cut) = cut {
             let later = std::mem::take(&mut paths);
             if !options.read_only {
+                if findings.refetch {
+                    unmark_of(&segment, options)?;
+                }
+                if options.on_corruption == OnCorruption::Keep {
+                    keep_cut(&segment, cut, options)?;
+                }
                 // From the end: a crash on the way leaves a log without a gap, whose corruption is found again.
                 remove_segments(later, options)?;
                 segment.truncate(cut)?;
@@ -129,6 +141,22 @@ fn is_gap_between(segment: &Segment, next: &Path) -> Result<bool, LogError> {
         tracing::error!(segment = %segment.path.display(), next = %next.display(), "records are missing between two segments");
     }
     Ok(gap)
+}
+
+/// Before records go that the mark of the topic speaks of.
+fn unmark_of(segment: &Segment, options: &LogOptions) -> Result<(), LogError> {
+    match segment.path.parent() {
+        Some(partition) if !options.read_only => topic::unmark(partition, &options.files),
+        _ => Ok(()),
+    }
+}
+
+/// Keeps what is cut off a log that is the only copy, beside it: a damaged record in the last write looks like a torn one.
+fn keep_cut(segment: &Segment, cut: u64, options: &LogOptions) -> Result<(), LogError> {
+    let path = segment.path.with_extension("torn");
+    let io = |e| LogError::io(&path, e);
+    let file = options.files.create(&path).map_err(io)?;
+    options.files.write_all_at(&file, &path, segment.bytes_from(cut), 0).map_err(io)
 }
 
 fn remove_segments(paths: Vec<PathBuf>, options: &LogOptions) -> Result<(), LogError> {

@@ -105,6 +105,12 @@ impl PartitionLog {
         found.map_or_else(|| self.end_offset(), |r| r.offset())
     }
 
+    /// Whether something was met that cannot be read: a corrupt record, or a file that somebody cut. A copy is then to be
+    /// [reset](Self::reset) and fetched again; an only copy stays as it is.
+    pub fn is_damaged(&self) -> bool {
+        self.counters.is_damaged.load(Ordering::Relaxed)
+    }
+
     /// Reads every record and asks every index about it. What is wrong, in words; empty if all is well. Takes as long as
     /// reading the files does; appends wait while the head is looked at.
     pub fn verify(&self) -> Vec<String> {
@@ -119,6 +125,7 @@ impl PartitionLog {
 
     pub(crate) fn count_corrupt(&self, error: &LogError) {
         self.counters.corrupt_reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.is_damaged.store(true, Ordering::Relaxed);
         tracing::error!(%error, "a record cannot be read");
     }
 }

@@ -26,7 +26,8 @@ pub struct Orders {
     pub followed: bool,
 }
 
-/// Builds the indexes of a segment from its records, and says where it is to be cut. A torn tail is cut off. Corruption
+/// Builds the indexes of a segment from its records, and says where it is to be cut. A torn tail is cut off: what is broken of
+/// the last write, and what follows of it. Corruption
 /// before the last whole record is cut off with all that follows if the cluster can give it again, else kept and stepped
 /// over.
 pub fn recover(segment: &Segment, orders: Orders, findings: &mut Findings) -> (Tables, Option<u64>) {
@@ -45,6 +46,9 @@ pub fn recover(segment: &Segment, orders: Orders, findings: &mut Findings) -> (T
             Err(fault) => fault,
         };
         let next = segment.resync(at, after).or(orders.followed.then(|| segment.len()));
+        // A copy is not served before the cluster has given again what may have been whole.
+        let is_copy = orders.on_corruption == OnCorruption::Refetch;
+        let next = next.filter(|next| is_copy || orders.followed || is_of_later_write(segment, *next));
         match next {
             Some(next) if orders.on_corruption == OnCorruption::Keep => {
                 tracing::error!(segment = %segment.path.display(), at, to = next, what = fault.text(), "corrupt record: kept, not served");
@@ -65,6 +69,21 @@ pub fn recover(segment: &Segment, orders: Orders, findings: &mut Findings) -> (T
         }
     }
     (tables, None)
+}
+
+/// Whether a write was begun at or behind this whole frame. If none was, what lies before it and cannot be read is of the last
+/// write, whose sectors a power loss took in no order; it was not acknowledged.
+fn is_of_later_write(segment: &Segment, mut at: u64) -> bool {
+    loop {
+        match segment.decode(at) {
+            Ok(fixed) if fixed.begins_write => return true,
+            Ok(fixed) => at += fixed.stride() as u64,
+            Err(_) => match segment.resync(at, -1) {
+                Some(next) => at = next,
+                None => return false,
+            },
+        }
+    }
 }
 
 /// What the indexes are told of a corrupt record that ends where the next one begins, and so has its lengths and most likely

@@ -64,6 +64,7 @@ impl PartitionLog {
             self.end.store(start, Ordering::Release);
         }
         keeping.written = None;
+        self.counters.is_damaged.store(false, Ordering::Relaxed);
         writer.poison = None;
         self.shared.ring();
         match files.remove_tree(&dead) {

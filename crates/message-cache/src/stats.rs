@@ -1,6 +1,6 @@
 //! What can be told of a log: for metrics, people, and the decisions of housekeeping.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::log::{Head, PartitionLog, View};
@@ -43,6 +43,8 @@ pub struct LogStats {
 #[derive(Default)]
 pub struct Counters {
     pub corrupt_reads: AtomicU64,
+    /// Something was met that cannot be read, in this life of the log.
+    pub is_damaged: AtomicBool,
     pub hits: AtomicU64,
     pub misses: AtomicU64,
     pub conflated: AtomicU64,

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::budget::Give;
 use crate::demand::{Demand, InUse};
 use crate::error::LogError;
+use crate::files::Files;
 use crate::log::{LogOptions, OnCorruption, PartitionLog};
 use crate::policy::Policy;
 use crate::shared::Shared;
@@ -38,6 +39,16 @@ pub struct Bounds {
     pub max_bytes: Option<u64>,
     /// Fetched when somebody asks: its oldest segments go before those of other topics.
     pub on_demand: bool,
+}
+
+/// Takes the mark away from the topic of a partition, for good, before records of it go.
+pub(crate) fn unmark(partition_dir: &Path, files: &Files) -> Result<(), LogError> {
+    let mark = partition_dir.with_file_name(COMPLETE);
+    match files.remove(&mark) {
+        Ok(()) => files.sync_parent(&mark).map_err(|e| LogError::io(&mark, e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(LogError::io(&mark, e)),
+    }
 }
 
 /// Whether Kafka takes this name for a topic, and a directory can have it.
@@ -147,10 +158,8 @@ impl TopicCache {
     /// Says that the cache lacks records that it had, as before a refetch: it is served again when it has caught up.
     pub fn mark_incomplete(&self) -> Result<(), LogError> {
         if self.complete.swap(false, Ordering::AcqRel) {
-            let mark = self.dir.join(COMPLETE);
-            let files = &self.options.files;
             // For good, before the records go that it speaks of.
-            files.remove(&mark).and_then(|()| files.sync_dir(&self.dir)).map_err(|e| LogError::io(&mark, e))?;
+            unmark(&self.dir.join("0"), &self.options.files)?;
         }
         Ok(())
     }
@@ -165,7 +174,9 @@ impl TopicCache {
             let dir = self.dir.join(n.to_string());
             self.options.files.remove_tree(&dir).map_err(|e| LogError::io(&dir, e))?;
         }
-        self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+        if count < partitions.len() {
+            self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
+        }
         let kept = partitions.iter().take(count).cloned().collect();
         *partitions = Arc::new(kept);
         self.shared.ring();

@@ -235,7 +235,7 @@ impl World {
         let certain = &may[..if is_told { must } else { certain }];
         let later = |rows: &[Row], row: &Row| rows.iter().any(|r| r.key == row.key && r.offset > row.offset);
         // Compaction: a record goes when a later one of its key stays, or a tombstone has come and gone.
-        let buried = |row: &Row| certain.iter().any(|r| r.value.is_none() && r.key == row.key && r.offset >= row.offset);
+        let buried = |row: &Row| may.iter().any(|r| r.value.is_none() && r.key == row.key && r.offset >= row.offset);
         let is_there = |row: &Row| found.contains(row) || (compact && (later(found, row) || buried(row)));
         // And no older one may come to light by it.
         let is_newest = |row: &Row| found.contains(row) || later(found, row) || !found.iter().any(|r| r.key == row.key);

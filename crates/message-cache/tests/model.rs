@@ -193,7 +193,9 @@ proptest! {
             served += 1;
         }
         if keep || while_open {
-            prop_assert!(served + 1 >= model.len(), "one flipped bit costs one record at most, {} of {}", served, model.len());
+            // In the last write it cannot be told from a write that a crash tore: that is cut off from there on.
+            let lost_max = if while_open { 1 } else { batches.last().unwrap().len().max(1) };
+            prop_assert!(served + lost_max >= model.len(), "{} of {} are left", served, model.len());
         }
         let end = if keep || while_open { i64::MAX } else { log.end_offset() };
         for key in (0..12u8).map(|k| vec![b'k', k]) {
@@ -239,7 +241,9 @@ fn a_key_whose_newest_record_is_corrupt_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let log = open(dir.path(), OnCorruption::Keep);
         let of = |offset, key, value| NewRecord { offset, key: Some(key), value: Some(value), ..NewRecord::default() };
-        log.append(&[of(0, b"k\x01", b"older"), of(1, b"k\x01", b"newest"), of(2, b"k\x02", b"other")]).unwrap();
+        for record in [of(0, b"k\x01", b"older"), of(1, b"k\x01", b"newest"), of(2, b"k\x02", b"other")] {
+            log.append(&[record]).unwrap();
+        }
         let path = &files(dir.path(), "log")[0];
         let bytes = std::fs::read(path).unwrap();
         let at = bytes.windows(damage.len()).enumerate().rfind(|(_, w)| *w == damage).unwrap().0;

@@ -12,7 +12,7 @@ use message_cache::{DirLock, LockError, LogError, LogOptions, OnCorruption, Poli
 use crate::cli::{CacheVerb, Where};
 use crate::door::{Door, choose_cluster, gateway_on, is_embedded, must_exist, refuse};
 use crate::failure::{DIRECTORY, Failure, OTHER, USAGE_CODE};
-use crate::verify::{Verified, summary, verify};
+use crate::verify::{Verified, verify};
 use crate::{load, say};
 
 /// What a directory is called that is being removed. No topic may be called so.
@@ -189,17 +189,15 @@ fn partitions(cache: &TopicCache, only: Option<i32>) -> Result<(), Failure> {
 fn verify_all(found: &[Found<'_>]) -> Result<(), Failure> {
     let mut all = Verified::default();
     for topic in found {
-        let told = |line: String| say(&format!("fault {} {line}", topic.cluster.name));
-        match topic.open() {
-            Ok(cache) => all.add(&verify(&cache, told)?),
-            Err(failure) => {
-                told(format!("{}: {failure}", topic.topic))?;
-                all.faults += 1;
-            }
-        }
+        let verified = verify(&topic.topic, || topic.open());
+        verified.faults.iter().try_for_each(|fault| say(&format!("fault {} {fault}", topic.cluster.name)))?;
+        all.add(verified);
     }
-    say(&summary(found.len(), &all))?;
-    if all.faults == 0 { Ok(()) } else { Err(Failure::other(format!("faults found: {}", all.faults))) }
+    say(&all.summary())?;
+    match all.faults.len() {
+        0 => Ok(()),
+        faults => Err(Failure::other(format!("faults found: {faults}"))),
+    }
 }
 
 /// Through the running gateway, which fetches the topic again; or else on the files.

@@ -5,6 +5,7 @@ mod hostile;
 mod overrides;
 mod rendering;
 mod schema;
+mod topics;
 mod valid;
 
 use std::path::Path;

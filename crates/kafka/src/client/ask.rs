@@ -10,10 +10,13 @@ use rdkafka::bindings as rd;
 use rdkafka::consumer::Consumer;
 use rdkafka::types::RDKafkaErrorCode as E;
 
-use super::native::{Code, ReaderClient, raw_code, text};
+use super::native::{Code, ReaderClient, raw_code, serve_events, text};
 
 /// How long one wait for an answer lasts before the caller is asked whether to go on.
 const SLICE_MS: i32 = 100;
+
+/// How long after its timeout librdkafka may take to say so: of several brokers, some have answered then.
+const LATE_ANSWER: Duration = Duration::from_secs(1);
 
 /// Which offset of a partition is asked for. (KIP-79, KIP-396)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +42,8 @@ pub struct Described {
     pub code: Code,
     /// `None` from brokers that know no topic ids (older than 2.8). (KIP-516)
     pub id: Option<u128>,
-    pub partitions: usize,
+    /// Whether each partition has a leader, by partition number.
+    pub led: Vec<bool>,
 }
 
 /// How a question is asked.
@@ -61,7 +65,8 @@ unsafe extern "C" {
 }
 
 impl Asking<'_> {
-    /// One offset of each partition. The time of a partition without such a record is `Ok(None)`. Asks each leader once.
+    /// One offset of each partition. The time of a partition without such a record is `Ok(None)`. Asks each leader once; no partition
+    /// should be without, since one is then waited for.
     pub fn offsets(&self, partitions: &[(Partition, OffsetOf)], committed: bool) -> Result<Offsets, Code> {
         if partitions.is_empty() {
             return Ok(Offsets::new());
@@ -188,7 +193,8 @@ impl Asking<'_> {
             // SAFETY: the queue is alive; the event is ours to free.
             let event = unsafe { rd::rd_kafka_queue_poll(queue.0, SLICE_MS) };
             if event.is_null() {
-                if began.elapsed() >= self.timeout || (self.give_up)() {
+                serve_events(self.client);
+                if began.elapsed() >= self.timeout + LATE_ANSWER || (self.give_up)() {
                     return Err(E::OperationTimedOut.into());
                 }
                 continue;
@@ -215,9 +221,18 @@ unsafe fn described(at: *const rd::rd_kafka_TopicDescription_t) -> (String, Desc
         } else {
             half(rd::rd_kafka_Uuid_most_significant_bits(uuid)) << 64 | half(rd::rd_kafka_Uuid_least_significant_bits(uuid))
         };
-        let mut partitions = 0;
-        rd::rd_kafka_TopicDescription_partitions(at, &mut partitions);
-        (text(rd::rd_kafka_TopicDescription_name(at)), Described { code, id: (id != 0).then_some(id), partitions })
+        let mut count = 0;
+        let partitions = rd::rd_kafka_TopicDescription_partitions(at, &mut count);
+        let mut led = vec![false; count];
+        for n in 0..count {
+            let partition = *partitions.add(n);
+            let leader = rd::rd_kafka_TopicPartitionInfo_leader(partition);
+            let number = usize::try_from(rd::rd_kafka_TopicPartitionInfo_partition(partition)).ok();
+            if let Some(led) = number.and_then(|number| led.get_mut(number)) {
+                *led = !leader.is_null() && rd::rd_kafka_Node_id(leader) >= 0;
+            }
+        }
+        (text(rd::rd_kafka_TopicDescription_name(at)), Described { code, id: (id != 0).then_some(id), led })
     }
 }
 

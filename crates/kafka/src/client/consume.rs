@@ -10,7 +10,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode as E;
 
 use super::admin;
-use super::native::{Message, ReaderClient, RecordQueue, TopicHandle};
+use super::native::{self, Message, ReaderClient, RecordQueue, TopicHandle};
 use crate::{AdminError, ConsumeFrom, ConsumedRecord};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ fn read(
     each: &mut dyn FnMut(ConsumedRecord) -> ControlFlow<()>,
 ) -> Result<(), AdminError> {
     while !open.is_empty() {
-        while client.poll(Duration::ZERO).is_some() {}
+        native::serve_events(client);
         for message in queue.take(WAIT).iter() {
             let partition = message.partition();
             let Some(end) = open.get(&partition).copied() else { continue };

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rdkafka::error::RDKafkaErrorCode as E;
 
 use super::append::{self, Appended};
-use super::native::{Message, ReaderClient, RecordQueue, TopicId};
+use super::native::{self, Message, ReaderClient, RecordQueue, TopicId};
 use super::resume::Reason;
 use super::topic::{LIVE_LAG_RECORDS_MAX, Slot, TopicFetch};
 use crate::PartitionState;
@@ -63,7 +63,7 @@ impl Fetcher {
                 self.obey(order, &queue);
             }
             if looked.elapsed() >= EVENTS_INTERVAL {
-                while self.client.poll(Duration::ZERO).is_some() {}
+                native::serve_events(&self.client);
                 looked = Instant::now();
             }
             let faults = {

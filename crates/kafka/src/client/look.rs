@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode as E;
 
 use super::ask::{Configs, Described, OffsetOf, Offsets, Partition};
 use super::identity;
-use super::marks::Life;
+use super::marks::{self, Life};
 use super::native::{self, Ask, Code};
 use super::resume::Reason;
 use super::supervise::{ANSWER_TIMEOUT, Plan, Reader, Supervisor};
@@ -87,7 +87,7 @@ impl Supervisor {
                 // Asked for after the request was made.
                 None => Some("not looked for yet".to_owned()),
                 Some(found) if found.code.is(E::UnknownTopicOrPartition) => Some(self.gone(&topic, plan)),
-                Some(found) if found.partitions == 0 => Some(found.code.text()),
+                Some(found) if found.led.is_empty() => Some(found.code.text()),
                 Some(found) => self.present(&topic, found, &configs, plan).err(),
             };
             complete &= problem.is_none();
@@ -122,7 +122,7 @@ impl Supervisor {
     ) -> Result<(), String> {
         self.ensure_life(topic, found, plan)?;
         configure(topic, configs)?;
-        topic.cache.ensure_partitions(found.partitions).map_err(|e| e.to_string())?;
+        topic.cache.ensure_partitions(found.led.len()).map_err(|e| e.to_string())?;
         let logs = topic.cache.partitions();
         let (missing, known, watched, on_disk, paused) = {
             let mut state = topic.state.lock();
@@ -142,6 +142,7 @@ impl Supervisor {
             slots.push(Arc::clone(&slot));
             to_start.push(slot);
         }
+        slots.iter().zip(&found.led).for_each(|(slot, led)| slot.note_leader(*led));
         plan.unheard |= !to_start.is_empty();
         if paused {
             to_start.drain(..).for_each(|slot| slot.set(PartitionState::Paused, None));
@@ -159,12 +160,12 @@ impl Supervisor {
             let state = topic.state.lock();
             (state.marks.life(found.id), state.purge)
         };
-        let shrunk = found.partitions < topic.cache.partitions().len();
+        let shrunk = found.led.len() < topic.cache.partitions().len();
         let another = matches!(life, Life::Another(_)) || shrunk;
         if another || purge {
             let why = if another { "the topic was re-created" } else { "the cache is purged" };
-            tracing::warn!(topic = topic.name(), partitions = found.partitions, "{why}: fetched again");
-            let dropped = self.drop_cached(topic, found.partitions, plan);
+            tracing::warn!(topic = topic.name(), partitions = found.led.len(), "{why}: fetched again");
+            let dropped = self.drop_cached(topic, found.led.len(), plan);
             let mut state = topic.state.lock();
             // What has been begun is tried until it is done, even if nobody waits for it any more.
             state.purge = purge && dropped.is_err();
@@ -197,7 +198,7 @@ impl Supervisor {
 
     /// Follows the beginnings of partitions that are read, and watches that what the cluster has comes.
     fn follow(&self, plan: &mut Plan, stopping: &dyn Fn() -> bool) {
-        let read = || plan.readers.iter().filter(|(_, r)| r.due.is_none());
+        let read = || plan.readers.iter().filter(|(_, r)| r.due.is_none() && r.slot.is_led());
         let by_name: BTreeMap<Partition, _> =
             read().map(|(id, r)| ((r.topic.name().to_owned(), r.slot.partition), *id)).collect();
         let all = |of: OffsetOf| by_name.keys().map(|partition| (partition.clone(), of)).collect::<Vec<_>>();
@@ -248,13 +249,15 @@ fn configure(topic: &TopicFetch, configs: &Result<Configs, Code>) -> Result<(), 
         Ok(told) => told.get(topic.name()),
         // What was told once holds; without that, records would be served that have expired.
         Err(_) if state.marks.config.is_some() => return Ok(()),
+        // A cluster that cannot tell, and has nothing to say.
+        Err(code) if code.is(E::UnsupportedFeature) || code.is(E::UnsupportedVersion) => return Ok(()),
         Err(code) => return Err(format!("its configuration is not told: {}", code.text())),
     };
     match told {
         Some(Ok(told)) => {
-            if let Some(policy) = state.marks.set_config(topic.cache.dir(), told)? {
-                tracing::debug!(topic = topic.name(), ?policy, "another configuration");
-                topic.cache.set_policy(policy);
+            if state.marks.config.as_ref() != Some(told) {
+                topic.cache.set_policy(marks::policy(told));
+                state.marks.set_config(topic.cache.dir(), told)?;
             }
         }
         Some(Err(code)) if state.marks.config.is_none() => {

@@ -20,6 +20,10 @@ impl KafkaCluster {
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
         let (asker, config, wanted) = (Arc::clone(&self.asker), self.admin_config.clone(), spec.clone());
         let create = move || {
+            // Most are there already at a start, and that is told for less than a client of its own.
+            if admin::find_topic(&asker, &wanted.name).is_ok() {
+                return Err(AdminError::TopicExists(wanted.name));
+            }
             admin::create_topic(&config, &wanted)?;
             admin::wait_until_told(&asker, &wanted.name);
             Ok(())
@@ -122,7 +126,11 @@ impl KafkaCluster {
         if self.reader_health.is_down() {
             return Err(down());
         }
-        let asking = tokio::task::spawn_blocking(question);
+        let asking = async {
+            // The semaphore is never closed.
+            let _permit = self.questions.acquire().await;
+            tokio::task::spawn_blocking(question).await
+        };
         tokio::select! {
             answer = asking => answer.unwrap_or_else(|e| Err(AdminError::Unavailable(e.to_string()))),
             () = self.reader_health.until_down() => Err(down()),

@@ -63,28 +63,22 @@ impl Marks {
         Ok(())
     }
 
-    /// The policy to follow if it is another configuration than before.
-    ///
     /// # Errors
     /// As for [`Marks::set_id`].
-    pub fn set_config(&mut self, dir: &Path, told: &BTreeMap<String, String>) -> Result<Option<Policy>, String> {
-        if self.config.as_ref() == Some(told) {
-            return Ok(None);
-        }
+    pub fn set_config(&mut self, dir: &Path, told: &BTreeMap<String, String>) -> Result<(), String> {
         let json = serde_json::to_vec(told).map_err(|e| e.to_string())?;
         write(dir, CONFIG, &json)?;
         self.config = Some(told.clone());
-        Ok(self.policy())
+        Ok(())
     }
+}
 
-    /// How the topic keeps its records, as far as was ever told.
-    ///
-    /// `retention.bytes` is left to the cluster: it counts compressed bytes there, ours are not compressed. What it removes shows
-    /// in the cluster's log start, which the cache follows.
-    pub fn policy(&self) -> Option<Policy> {
-        let config = self.config.as_ref()?;
-        Some(Policy { retention_bytes: None, ..Policy::from_properties(config) })
-    }
+/// How a topic of this configuration keeps its records.
+///
+/// `retention.bytes` is left to the cluster: it counts compressed bytes there, ours are not compressed. What it removes shows in the
+/// cluster's log start, which the cache follows.
+pub fn policy(config: &BTreeMap<String, String>) -> Policy {
+    Policy { retention_bytes: None, ..Policy::from_properties(config) }
 }
 
 /// Written aside and renamed, so that a crash leaves the old file or the new one.
@@ -124,11 +118,10 @@ mod tests {
         let config =
             BTreeMap::from([("retention.ms".to_owned(), "5".to_owned()), ("retention.bytes".to_owned(), "9".to_owned())]);
         let mut marks = Marks::read(&topic);
-        assert_eq!((marks.clone(), marks.policy()), (Marks::default(), None));
+        assert_eq!(marks, Marks::default());
         marks.set_id(&topic, 7 << 100).unwrap();
-        let policy = marks.set_config(&topic, &config).unwrap().expect("another one");
-        assert_eq!((policy.retention_ms, policy.retention_bytes), (Some(5), None));
-        assert_eq!(marks.set_config(&topic, &config), Ok(None), "the same");
+        marks.set_config(&topic, &config).unwrap();
+        assert_eq!((policy(&config).retention_ms, policy(&config).retention_bytes), (Some(5), None));
         assert_eq!(Marks::read(&topic), marks);
         for damaged in [&b"{\"retention.ms\":"[..], b"[]", b"", &[0xff]] {
             fs::write(topic.join(CONFIG), damaged).unwrap();

@@ -79,6 +79,16 @@ unsafe fn bytes<'a>(at: *const c_void, len: usize) -> Option<&'a [u8]> {
     (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), len) })
 }
 
+/// The most events that are served at a time.
+const EVENTS_MAX: usize = 64;
+
+/// Serves what the client has to say: errors, statistics, log lines. Its `poll` does not tell whether there was any of these.
+pub fn serve_events(client: &ReaderClient) {
+    for _ in 0..EVENTS_MAX {
+        let _ = client.poll(Duration::ZERO);
+    }
+}
+
 /// How long one request for metadata is waited for before it is asked whether to go on.
 const ASK_SLICE: Duration = Duration::from_secs(1);
 

@@ -43,6 +43,7 @@ impl Supervisor {
         for id in due {
             let Some(reader) = plan.readers.get_mut(&id) else { continue };
             let started = match &answers {
+                Ok(_) if !reader.slot.is_led() => Err("the partition has no leader: see whether its brokers are up".to_owned()),
                 Ok(answers) => self.start(reader, answers),
                 Err(problem) => Err(problem.clone()),
             };
@@ -59,7 +60,7 @@ impl Supervisor {
 
     fn ask_offsets(&self, plan: &Plan, due: &[(TopicId, i32)], stopping: &dyn Fn() -> bool) -> Result<Answers, String> {
         let refused = |code: Code| format!("the offsets are not told: {}", code.text());
-        let readers = || due.iter().filter_map(|id| plan.readers.get(id));
+        let readers = || due.iter().filter_map(|id| plan.readers.get(id)).filter(|r| r.slot.is_led());
         let all = |of: OffsetOf| readers().map(|r| (name(r), of)).collect::<Vec<_>>();
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         let back = readers().filter(|r| r.slot.log.is_fresh()).filter_map(|r| match r.slot.start {

@@ -14,7 +14,7 @@ use super::ask::Asking;
 use super::backoff::{Backoff, MISSING_TOPIC_RETRY_MAX, RETRY_MAX};
 use super::fetch::{Notice, Order};
 use super::health::Health;
-use super::native::{ReaderClient, TopicId};
+use super::native::{self, ReaderClient, TopicId};
 use super::producer::Producer;
 use super::resume::Reason;
 use super::topic::{Slot, TopicFetch};
@@ -121,7 +121,7 @@ impl Supervisor {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            while self.asker.poll(Duration::ZERO).is_some() {}
+            native::serve_events(&self.asker);
             self.follow_demand(&mut plan, Instant::now());
             if plan.look_at <= Instant::now() {
                 plan.looked = Instant::now();

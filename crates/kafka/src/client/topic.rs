@@ -1,7 +1,7 @@
 //! What the threads of a cluster share about a topic that is cached.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use message_cache::{Demand, PartitionLog, TopicCache};
@@ -92,6 +92,8 @@ pub struct Slot {
     target: AtomicI64,
     /// The cluster's end as it was last asked for; -1 before.
     asked_end: AtomicI64,
+    /// Whether the cluster has a leader for it, as was last told.
+    led: AtomicBool,
 }
 
 struct SlotState {
@@ -104,7 +106,7 @@ impl Slot {
     pub fn new(partition: i32, start: FetchStart, log: Arc<PartitionLog>) -> Self {
         let state = SlotState { state: PartitionState::Waiting, problem: None, faults: PartitionFaults::default() };
         let (target, asked_end) = (AtomicI64::new(i64::MAX), AtomicI64::new(-1));
-        Self { partition, start, log, state: Mutex::new(state), target, asked_end }
+        Self { partition, start, log, state: Mutex::new(state), target, asked_end, led: AtomicBool::new(true) }
     }
 
     pub fn set(&self, state: PartitionState, problem: Option<String>) {
@@ -128,6 +130,15 @@ impl Slot {
 
     pub fn count_stall(&self) {
         self.state.lock().faults.stalls += 1;
+    }
+
+    pub fn note_leader(&self, is_led: bool) {
+        self.led.store(is_led, Ordering::Relaxed);
+    }
+
+    /// Nobody can be asked about a partition without a leader.
+    pub fn is_led(&self) -> bool {
+        self.led.load(Ordering::Relaxed)
     }
 
     /// Reading begins, and is done when it has come to this end.

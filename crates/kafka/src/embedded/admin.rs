@@ -82,7 +82,11 @@ impl EmbeddedCluster {
             meta.write(directory, name)?;
             let former = self.deleted.lock().remove(name).and_then(|(cache, durable)| Some((cache.upgrade()?, durable)));
             match former {
-                Some((cache, durable)) => Topic::serve(&self.options, meta, cache, durable, &[]),
+                Some((cache, durable)) => {
+                    // The mark went with the directory.
+                    let _ = cache.mark_incomplete();
+                    Topic::serve(&self.options, meta, cache, durable, &[])
+                }
                 None => Topic::open(&self.options, name, meta),
             }
         };
@@ -138,7 +142,8 @@ impl EmbeddedCluster {
         if let Some(topic) = topic {
             let gone = ProduceError::UnknownTopic { topic: name.to_owned() };
             topic.appenders.iter().for_each(|appender| appender.refuse(gone.clone()));
-            if let Err(error) = topic.cache.drop_all(0) {
+            // Nobody is to wait for records that never come: what a reader does not find is not there.
+            if let Err(error) = topic.cache.drop_all(0).and_then(|()| topic.cache.mark_complete()) {
                 tracing::warn!(topic = name, %error, "files of a deleted topic cannot be removed");
             }
             let mut deleted = self.deleted.lock();
@@ -199,7 +204,8 @@ impl EmbeddedCluster {
         };
         Ok(TopicDescription {
             name: name.to_owned(),
-            partitions: topic.cache.partitions().iter().enumerate().map(describe).collect(),
+            // A cache may have more for a moment, or after an alteration that failed.
+            partitions: topic.cache.partitions().iter().enumerate().take(topic.appenders.len()).map(describe).collect(),
             config: topic_config::effective(&topic.meta.config),
         })
     }

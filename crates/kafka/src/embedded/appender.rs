@@ -190,7 +190,7 @@ impl Shared {
             Err(LogError::TooLarge { .. }) => {}
             Err(error) => {
                 tracing::error!(%error, "append failed");
-                self.report(error.to_string(), matches!(error, LogError::Poisoned { .. }));
+                self.report(error.to_string(), matches!(error, LogError::Poisoned { .. } | LogError::Cut { .. }));
             }
         }
     }
@@ -206,10 +206,12 @@ impl Shared {
 
 fn produce_error(error: &LogError) -> ProduceError {
     match error {
-        LogError::DiskFull { .. } => ProduceError::DiskFull,
+        LogError::DiskFull { .. } | LogError::Full { .. } => ProduceError::DiskFull,
         LogError::TooLarge { max, .. } => ProduceError::TooLarge { limit_bytes: Some(*max) },
         // Written, not known to be durable, and not visible unless recovery finds it.
-        LogError::Poisoned { .. } => ProduceError::Unavailable { reason: error.to_string(), written: Written::Maybe },
+        LogError::Poisoned { .. } | LogError::Cut { .. } => {
+            ProduceError::Unavailable { reason: error.to_string(), written: Written::Maybe }
+        }
         _ => ProduceError::Unavailable { reason: error.to_string(), written: Written::No },
     }
 }
