@@ -70,7 +70,10 @@ fn model(time: Duration) -> Result<bool> {
         if !output.status.success() {
             println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             let cases = CASES.map(|(name, value)| format!("{name}={value}")).join(" ");
-            println!("FAILED with seed {seed}; to replay: {SEED}={seed} {cases} cargo test --release -p message-cache {}", tests.join(" "));
+            println!(
+                "FAILED with seed {seed}; to replay: {SEED}={seed} {cases} cargo test --release -p message-cache {}",
+                tests.join(" ")
+            );
             return Ok(false);
         }
         seeds += 1;

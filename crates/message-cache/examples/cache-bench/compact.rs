@@ -15,20 +15,18 @@ const QUIET: Duration = Duration::from_secs(1);
 
 pub fn compact(bench: &Bench) -> Vec<Row> {
     let keys = bench.records(KEYS);
-    let (mut alone, mut read, mut with, mut without) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut alone, mut with, mut without) = (Vec::new(), Vec::new(), Vec::new());
     let (mut worst, mut kept) = (0.0f64, Vec::new());
     for _ in 0..bench.rounds {
         let (rate, share) = round(bench, keys, |log| log.keep(&|| true).expect("cleaned"));
         alone.push(rate);
         kept.push(share);
-        let (rate, _) = round(bench, keys, |log| {
+        round(bench, keys, |log| {
             let stop = AtomicBool::new(false);
             let quiet = look_until(log, keys, |began| began.elapsed() > QUIET);
             std::thread::scope(|scope| {
                 let reader = scope.spawn(|| look_until(log, keys, |_| stop.load(Ordering::Relaxed)));
-                let began = Instant::now();
                 log.keep(&|| true).expect("cleaned");
-                read.push(began.elapsed().as_secs_f64());
                 stop.store(true, Ordering::Relaxed);
                 let busy = reader.join().expect("every key was there");
                 without.push(quantile(&quiet, 0.99));
@@ -36,10 +34,10 @@ pub fn compact(bench: &Bench) -> Vec<Row> {
                 worst = worst.max(quantile(&busy, 1.0));
             });
         });
-        let _ = rate;
     }
     let share = kept.iter().sum::<f64>() / kept.len() as f64;
-    let note = format!("half of the records replaced; {:.0} % of the bytes stay; fsync of the new segments included", share * 100.0);
+    let note =
+        format!("half of the records replaced; {:.0} % of the bytes stay; fsync of the new segments included", share * 100.0);
     let what = "Compaction of 8 segments of 64 MiB, bytes read".into();
     let rate = Row { what, ours: alone, peer: Vec::new(), unit: "MB/s", note };
     let what = "p99 of a look-up by key while the log is compacted, beside that without".into();

@@ -54,7 +54,8 @@ fn main() {
     let caches: Vec<Arc<TopicCache>> = topics.iter().map(|t| Arc::clone(&t.cache)).collect();
     let lag = topics.iter().map(|_| AtomicU64::new(0)).collect();
     let soak = Soak { topics, keys, is_written: AtomicBool::new(false), faults: Mutex::default(), lag };
-    let keeper = Keeper::start(KeeperOptions { interval: KEEP_INTERVAL, max_bytes: None }, move || caches.clone()).expect("a thread");
+    let keeper =
+        Keeper::start(KeeperOptions { interval: KEEP_INTERVAL, max_bytes: None }, move || caches.clone()).expect("a thread");
 
     let began = Instant::now();
     let (tally, rss_max) = run(&soak, records, readers);

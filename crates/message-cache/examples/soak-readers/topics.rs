@@ -103,8 +103,12 @@ pub fn write(soak: &Soak, records: u64) {
         let batch: Vec<_> = numbers
             .iter()
             .zip(&bytes)
-            .map(|((offset, _), (key, value))| {
-                NewRecord { offset: *offset, timestamp_ms, key: Some(key), value: Some(value), ..NewRecord::default() }
+            .map(|((offset, _), (key, value))| NewRecord {
+                offset: *offset,
+                timestamp_ms,
+                key: Some(key),
+                value: Some(value),
+                ..NewRecord::default()
             })
             .collect();
         log.append(&batch).expect("an append");
