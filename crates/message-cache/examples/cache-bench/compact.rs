@@ -15,12 +15,13 @@ const QUIET: Duration = Duration::from_secs(1);
 
 pub fn compact(bench: &Bench) -> Vec<Row> {
     let keys = bench.records(KEYS);
-    let (mut alone, mut with, mut without) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut alone, mut busy_only, mut with, mut without) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut worst, mut kept) = (0.0f64, Vec::new());
     for _ in 0..bench.rounds {
-        let (rate, share) = round(bench, keys, |log| log.keep(&|| true).expect("cleaned"));
-        alone.push(rate);
-        kept.push(share);
+        let cleaned = round(bench, keys, |log| log.keep(&|| true).expect("cleaned"));
+        alone.push(cleaned.rate);
+        busy_only.push(cleaned.cpu_rate);
+        kept.push(cleaned.share);
         round(bench, keys, |log| {
             let stop = AtomicBool::new(false);
             let quiet = look_until(log, keys, |began| began.elapsed() > QUIET);
@@ -38,15 +39,24 @@ pub fn compact(bench: &Bench) -> Vec<Row> {
     let share = kept.iter().sum::<f64>() / kept.len() as f64;
     let note =
         format!("half of the records replaced; {:.0} % of the bytes stay; fsync of the new segments included", share * 100.0);
-    let what = "Compaction of 8 segments of 64 MiB, bytes read".into();
-    let rate = Row { what, ours: alone, peer: Vec::new(), unit: "MB/s", note };
+    let row = |what: &str, ours| Row { what: what.into(), ours, peer: Vec::new(), unit: "MB/s", note: note.clone() };
+    let rate = row("Compaction of 8 segments of 64 MiB, bytes read", alone);
+    let cpu_rate = row("The same per second of the cleaner's processor time", busy_only);
     let what = "p99 of a look-up by key while the log is compacted, beside that without".into();
     let note = format!("one thread that looks up without a pause; its worst {:.1} ms", worst / 1e3);
-    vec![rate, Row { what, ours: with, peer: without, unit: "us", note }]
+    vec![rate, cpu_rate, Row { what, ours: with, peer: without, unit: "us", note }]
 }
 
-/// MB/s of input, and the share of bytes that stay.
-fn round(bench: &Bench, keys: u64, clean: impl FnOnce(&PartitionLog)) -> (f64, f64) {
+struct Cleaned {
+    /// MB/s of input.
+    rate: f64,
+    /// The same per second of processor time.
+    cpu_rate: f64,
+    /// Of the bytes, what stays.
+    share: f64,
+}
+
+fn round(bench: &Bench, keys: u64, clean: impl FnOnce(&PartitionLog)) -> Cleaned {
     let dir = bench.tempdir();
     let log = data::open(dir.path(), SEGMENT_BYTES, Policy { compact: true, ..Policy::default() });
     // Each key twice, anywhere.
@@ -56,10 +66,10 @@ fn round(bench: &Bench, keys: u64, clean: impl FnOnce(&PartitionLog)) -> (f64, f
     data::settle(&log, dir.path());
     let sealed = || data::files(dir.path(), "log").iter().rev().skip(1).map(|f| f.0).sum::<u64>() as f64;
     let before = sealed();
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), data::cpu());
     clean(&log);
-    let took = began.elapsed().as_secs_f64();
-    (before / took / 1e6, sealed() / before)
+    let rate = |took: Duration| before / took.as_secs_f64() / 1e6;
+    Cleaned { rate: rate(began.elapsed()), cpu_rate: rate(data::cpu() - cpu), share: sealed() / before }
 }
 
 /// Microseconds of each look-up, in order of length.
