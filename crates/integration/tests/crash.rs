@@ -14,6 +14,8 @@ use testkit::{Gateway, poll_until};
 /// `TIDEGATE_KILL_ROUNDS` overrides it (`cargo xtask soak kill`).
 const KILL_ROUNDS: u64 = 30;
 const PRODUCERS: u64 = 4;
+/// Keys per producer that are written again and again on a compacted topic.
+const HOT_KEYS: u64 = 8;
 /// For a round's producers to get their share of acknowledgements.
 const ROUND_WITHIN: Duration = Duration::from_secs(60);
 
@@ -25,12 +27,21 @@ struct Acknowledged {
     offset: i64,
 }
 
-/// Puts records until the connection breaks; yields those that were acknowledged. Their value is their key.
-fn produce(address: SocketAddr, round: u64, producer: u64, count: &AtomicU64) -> Vec<Acknowledged> {
+/// Whether a key is written once or again and again.
+fn is_hot(key: &str) -> bool {
+    key.starts_with("hot-")
+}
+
+/// Puts records until the connection breaks; yields those that were acknowledged. Their value is their key. With `hot`, every other one
+/// replaces an older record, for compaction to remove.
+fn produce(address: SocketAddr, round: u64, producer: u64, hot: bool, count: &AtomicU64) -> Vec<Acknowledged> {
     let Ok(mut client) = Client::connect(address) else { return Vec::new() };
     let mut done = Vec::new();
     for n in 0.. {
-        let key = format!("r{round}-p{producer}-{n}");
+        let key = match n % 2 {
+            0 if hot => format!("hot-p{producer}-{}", n / 2 % HOT_KEYS),
+            _ => format!("r{round}-p{producer}-{n}"),
+        };
         let wants = [("prefer", "return=representation")];
         let Ok(answer) = client.request("PUT", &format!("/records/{key}"), &wants, key.as_bytes()) else { break };
         assert_eq!(answer.status, 200, "{key}: {answer:?}");
@@ -56,14 +67,14 @@ fn fetch(address: SocketAddr, round: u64, stop: &AtomicBool) {
 }
 
 /// One round: load, SIGKILL in the middle of it, restart, every acknowledged record served at once.
-fn kill_round(gateway: &mut Gateway, round: u64) -> Vec<Acknowledged> {
+fn kill_round(gateway: &mut Gateway, round: u64, hot: bool) -> Vec<Acknowledged> {
     let address = gateway.address();
     let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     // A different depth into the run each time, with no clock involved.
     let wanted = 40 + round * 37 % 160;
     let done = thread::scope(|scope| {
         let count = &count;
-        let producers: Vec<_> = (0..PRODUCERS).map(|p| scope.spawn(move || produce(address, round, p, count))).collect();
+        let producers: Vec<_> = (0..PRODUCERS).map(|p| scope.spawn(move || produce(address, round, p, hot, count))).collect();
         let reader = scope.spawn(|| fetch(address, round, &stop));
         let reached = poll_until(ROUND_WITHIN, || (count.load(Ordering::Relaxed) >= wanted).then_some(()));
         gateway.kill9();
@@ -80,8 +91,9 @@ fn kill_round(gateway: &mut Gateway, round: u64) -> Vec<Acknowledged> {
     done
 }
 
-/// Reads the whole topic and holds it against what was acknowledged.
-fn verify(gateway: &Gateway, topic: &str, acknowledged: &[Acknowledged]) {
+/// Reads the whole topic and holds it against what was acknowledged. A record of a compacted topic may have been replaced, but only by
+/// a later one of its key; of the keys that are written once nothing may be missing in either case.
+fn verify(gateway: &Gateway, topic: &str, acknowledged: &[Acknowledged], hot: bool) {
     let read = gateway.verb("topic consume", &[topic]).expect("topic consume runs");
     assert_eq!(read.code, Some(0), "{}", read.stderr);
     let mut places = BTreeMap::new();
@@ -91,37 +103,66 @@ fn verify(gateway: &Gateway, topic: &str, acknowledged: &[Acknowledged]) {
         let (key, value) = (record["key"].as_str().expect("a key"), record["value"].as_str().expect("a value"));
         assert_eq!(key, value, "a record with somebody else's value");
         let place = (record["partition"].as_i64().expect("a partition"), record["offset"].as_i64().expect("an offset"));
-        assert_eq!(places.insert(key.to_owned(), place), None, "{key} is there twice");
+        let older = places.insert(key.to_owned(), place);
+        assert!(older.is_none_or(|older| is_hot(key) && older.0 == place.0), "{key} is there twice: {older:?}, {place:?}");
         offsets.entry(place.0).or_default().push(place.1);
     }
     for record in acknowledged {
-        assert_eq!(
-            places.get(&record.key),
-            Some(&(record.partition, record.offset)),
-            "{record:?} is not where it was acknowledged"
-        );
+        let found = places.get(&record.key);
+        let is_there = |place: &(i64, i64)| {
+            place.0 == record.partition && (place.1 == record.offset || is_hot(&record.key) && place.1 > record.offset)
+        };
+        assert!(found.is_some_and(is_there), "{record:?} is not where it was acknowledged, but {found:?}");
     }
     for (partition, offsets) in offsets {
+        assert!(offsets.is_sorted_by(|a, b| a < b), "offsets of partition {partition} rise: {offsets:?}");
         let dense: Vec<i64> = (0..offsets.len() as i64).collect();
-        assert_eq!(offsets, dense, "offsets of partition {partition}");
+        assert!(hot || offsets == dense, "offsets of partition {partition}: {offsets:?}");
     }
+}
+
+/// How often the segment that was rewritten most often has been: the generation in the name of its file.
+fn generation(gateway: &Gateway, topic: &str) -> u32 {
+    let partitions = std::fs::read_dir(gateway.dir().join("data/embedded/main").join(topic)).expect("the topic's directory");
+    let files = partitions.flatten().filter_map(|partition| std::fs::read_dir(partition.path()).ok()).flatten().flatten();
+    let generation = |name: String| u32::from_str_radix(name.strip_suffix(".log")?.split_once('-')?.1, 16).ok();
+    files.filter_map(|file| generation(file.file_name().into_string().ok()?)).max().unwrap_or(0)
+}
+
+/// Rounds on one topic; returns how often a segment was compacted meanwhile.
+fn kill_rounds(records: &Records, hot: bool) -> u32 {
+    let rounds = std::env::var("TIDEGATE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILL_ROUNDS);
+    let mut gateway = records.builder().start().expect("the gateway starts");
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        acknowledged.extend(kill_round(&mut gateway, round, hot));
+        if round % 10 == 9 || round + 1 == rounds {
+            verify(&gateway, &records.topic, &acknowledged, hot);
+        }
+    }
+    let keys: BTreeSet<&str> = acknowledged.iter().map(|record| record.key.as_str()).collect();
+    assert!(keys.len() as u64 >= rounds * 15, "too little was written to prove anything: {}", keys.len());
+    let generation = generation(&gateway, &records.topic);
+    println!("{rounds} rounds, {} records acknowledged, a segment was compacted up to {generation} times", acknowledged.len());
+    generation
 }
 
 #[test]
 fn kill_rounds_lose_and_double_nothing() {
-    let rounds = std::env::var("TIDEGATE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILL_ROUNDS);
     // Small segments, so that some rounds are killed at a roll.
-    let records = Records { cache: "segment_bytes: 64KiB".to_owned(), ..Records::embedded() };
-    let mut gateway = records.builder().start().expect("the gateway starts");
-    let mut acknowledged = Vec::new();
-    for round in 0..rounds {
-        acknowledged.extend(kill_round(&mut gateway, round));
-        if round % 10 == 9 || round + 1 == rounds {
-            verify(&gateway, &records.topic, &acknowledged);
-        }
-    }
-    let keys: BTreeSet<&str> = acknowledged.iter().map(|record| record.key.as_str()).collect();
-    assert!(keys.len() as u64 >= rounds * 40, "too little was written to prove anything: {}", keys.len());
+    kill_rounds(&Records { cache: "segment_bytes: 64KiB".to_owned(), ..Records::embedded() }, false);
+}
+
+#[test]
+fn kill_rounds_under_compaction_lose_and_double_nothing() {
+    // Small segments and little patience, so that some rounds are killed while one is rewritten.
+    let config = "cleanup.policy: compact, min.cleanable.dirty.ratio: '0.01', segment.bytes: '4096'";
+    let records = Records {
+        cache: "housekeeping_interval: 100ms".to_owned(),
+        cached: format!("create: {{ partitions: 3, config: {{ {config} }} }}"),
+        ..Records::embedded()
+    };
+    assert!(kill_rounds(&records, true) > 1, "compaction hardly ran");
 }
 
 #[test]
@@ -133,7 +174,7 @@ fn sigterm_answers_every_accepted_request() {
     let count = AtomicU64::new(0);
     let done = thread::scope(|scope| {
         let count = &count;
-        let producers: Vec<_> = (0..PRODUCERS).map(|p| scope.spawn(move || produce(address, 0, p, count))).collect();
+        let producers: Vec<_> = (0..PRODUCERS).map(|p| scope.spawn(move || produce(address, 0, p, false, count))).collect();
         let busy = poll_until(ROUND_WITHIN, || (count.load(Ordering::Relaxed) >= 200).then_some(()));
         assert!(busy.is_some(), "only {count:?} acknowledged");
         gateway.process().terminate();

@@ -1,10 +1,11 @@
-//! Repository chores: `cargo xtask test`, `cargo xtask bench NAME`, `cargo xtask soak kill`.
+//! Repository chores: `cargo xtask test`, `cargo xtask bench NAME`, `cargo xtask soak NAME`.
 //!
 //! Its dependency tree stays tiny, because every chore starts with compiling it: what needs a Kafka client or an HTTP stack is a
 //! program of the crate `bench`.
 
 mod bench;
 mod cargo;
+mod soak;
 mod suite;
 mod tools;
 
@@ -32,7 +33,7 @@ enum Chore {
     /// Run a test for longer than CI does.
     Soak {
         #[command(subcommand)]
-        soak: suite::Soak,
+        soak: soak::Soak,
     },
 }
 
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Test(args) => suite::test(&args),
         Chore::Bench(args) => bench::run(&args),
-        Chore::Soak { soak } => suite::soak(&soak),
+        Chore::Soak { soak } => soak::soak(&soak),
     };
     match outcome {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! `test` and `soak`: one broker, one build, every test; and nothing left out without a word.
+//! `test`: one broker, one build, every test; and nothing left out without a word.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use testkit::{Broker, BrokerOptions, Error, Result};
 
 use crate::cargo::{build, cargo, output};
@@ -26,15 +26,6 @@ pub struct TestArgs {
     package: Option<String>,
     /// Only tests whose name contains this text.
     filter: Option<String>,
-}
-
-#[derive(Subcommand)]
-pub enum Soak {
-    /// Kill the gateway with SIGKILL under load, restart it, and look for every acknowledged record.
-    Kill {
-        #[arg(long, default_value_t = 300)]
-        rounds: u32,
-    },
 }
 
 /// Every test of the workspace.
@@ -81,18 +72,6 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         return Err(Error::new("no test ran: does the filter match one?"));
     }
     Ok(if tally.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// One test, for longer.
-pub fn soak(soak: &Soak) -> Result<ExitCode> {
-    let Soak::Kill { rounds } = soak;
-    build(&["--workspace", "--all-targets"])?;
-    let mut command = cargo();
-    command.args(["test", "--quiet", "--package", "integration", "--test", "crash", "--", "--nocapture", "kill"]);
-    command.env("TIDEGATE_BIN", output("debug")?.join("tidegate")).env("TIDEGATE_KILL_ROUNDS", rounds.to_string());
-    let status = command.status()?;
-    println!("{rounds} rounds: {}", if status.success() { "nothing lost" } else { "FAILED" });
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Points `command` at the cluster that the environment names, or at a broker of its own.

@@ -15,7 +15,13 @@ pub fn footprint(bench: &Bench) -> Result<Vec<Row>> {
     let embedded = example(bench, None)?;
     let broker = bench.broker()?;
     let kafka = example(bench, Some(broker.bootstrap()))?;
-    let row = |what: &str, ours, unit, note: &str| Row { what: what.into(), ours, peer: Vec::new(), unit, note: note.into() };
+    let row = |what: &str, ours, unit: &'static str, note: &str| Row {
+        what: what.into(),
+        ours,
+        peer: Vec::new(),
+        unit: unit.into(),
+        note: note.into(),
+    };
     Ok(vec![
         row("Binary", vec![binary], "MiB", ""),
         row("Start to ready, embedded", embedded.ready_ms, "ms", "limit 50 ms; examples/items"),

@@ -52,7 +52,7 @@ pub fn produce_embedded(bench: &Bench) -> Result<Vec<Row>> {
         peer.push(figure(&bench.probe("fsync-probe", &args)?, "records_per_second")?);
     }
     let what = "POST of 1 KiB to the embedded log with fsync, beside 64 KiB per fsync of the same disk".into();
-    let fsync = Row { what, ours, peer, unit: "records/s", note: latencies(loads.iter(), None) };
+    let fsync = Row { what, ours, peer, unit: "records/s".into(), note: latencies(loads.iter(), None) };
     drop(durable);
 
     let quick = bench.gateway(&config("bootstrap.servers: embedded, acks: '1'", "bench"))?;
@@ -85,7 +85,7 @@ fn produce_kafka_with(bench: &Bench, broker: &Broker, linger_ms: &str) -> Result
     }
     let what =
         format!("POST of 1 KiB to Kafka, acks=all, linger.ms={linger_ms}, 64 connections, beside librdkafka with 64 in flight");
-    Ok(Row { what, ours, peer, unit: "records/s", note: latencies(loads.iter(), None) })
+    Ok(Row { what, ours, peer, unit: "records/s".into(), note: latencies(loads.iter(), None) })
 }
 
 type Rounds = Vec<(Load, Load)>;
@@ -101,7 +101,7 @@ fn row(what: &str, rounds: &Rounds) -> Row {
         what: what.into(),
         ours: rounds.iter().map(|(ours, _)| ours.per_second).collect(),
         peer: rounds.iter().map(|(_, theirs)| theirs.per_second).collect(),
-        unit: "req/s",
+        unit: "req/s".into(),
         note,
     }
 }

@@ -39,7 +39,7 @@ pub fn ingest(bench: &Bench) -> Result<Vec<Row>> {
     }
     let what = "Kafka to the cache on disk, 100-B records, 1 partition, beside a consumer that throws them away".into();
     let note = format!("{} M records, both from process start to the last one", INGEST_RECORDS / 1_000_000);
-    Ok(vec![Row { what, ours, peer, unit: "records/s", note }])
+    Ok(vec![Row { what, ours, peer, unit: "records/s".into(), note }])
 }
 
 pub fn restart(bench: &Bench) -> Result<Vec<Row>> {
@@ -63,7 +63,13 @@ pub fn restart(bench: &Bench) -> Result<Vec<Row>> {
         fetched += gateway.metric("tidegate_cache_fetched_records_total").unwrap_or(0.0);
     }
     let what = "Restart with 1 M cached records: process start to the first answer (limit 1 s)".into();
-    Ok(vec![Row { what, ours: first, peer: Vec::new(), unit: "s", note: format!("{fetched} records fetched again (limit 0)") }])
+    Ok(vec![Row {
+        what,
+        ours: first,
+        peer: Vec::new(),
+        unit: "s".into(),
+        note: format!("{fetched} records fetched again (limit 0)"),
+    }])
 }
 
 /// Waits until the cache holds everything up to offset `records`.

@@ -42,6 +42,11 @@ pub fn get(bench: &Bench, address: SocketAddr, path: &str) -> Result<Load> {
     run(bench, address, path, None)
 }
 
+/// What a script of wrk asks for, from 64 connections.
+pub fn get_with(bench: &Bench, address: SocketAddr, script: &std::path::Path) -> Result<Load> {
+    run(bench, address, "/", Some(script))
+}
+
 /// `POST path` of `bytes` bytes from 64 connections.
 pub fn post(bench: &Bench, address: SocketAddr, path: &str, bytes: usize) -> Result<Load> {
     let script = tempfile::Builder::new().suffix(".lua").tempfile()?;

@@ -1,10 +1,12 @@
 //! `bench NAME`: Tidegate and the limit it stands beside, in interleaved rounds of one run, as a ratio of medians.
 
+mod cache;
 mod footprint;
 mod http;
 mod ingest;
 mod load;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -41,6 +43,10 @@ enum Name {
     Ingest,
     /// Restart with a million cached records.
     Restart,
+    /// The message cache alone: append, look-up, snapshot, restart, compaction, memory, disk.
+    Cache,
+    /// GET by key over HTTP among a thousand and among ten million live keys.
+    GetByKey,
     /// Binary size, idle memory, start to ready.
     Footprint,
     All,
@@ -49,6 +55,8 @@ enum Name {
 /// What every benchmark needs.
 struct Bench {
     binaries: PathBuf,
+    /// Cargo's name of the profile that they are of.
+    profile: &'static str,
     rounds: u32,
     seconds: u32,
 }
@@ -60,26 +68,41 @@ struct Row {
     ours: Vec<f64>,
     /// Empty when there is no peer but an absolute limit.
     peer: Vec<f64>,
-    unit: &'static str,
+    unit: Cow<'static, str>,
     note: String,
 }
 
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
-    let kafka = !matches!(args.name, Name::Get | Name::ProduceEmbedded);
-    need(&[WRK])?;
+    let kafka = !matches!(args.name, Name::Get | Name::ProduceEmbedded | Name::Cache | Name::GetByKey);
+    if args.name != Name::Cache {
+        need(&[WRK])?;
+    }
     if kafka {
         need(&[JAVA, MAVEN])?;
     }
     let (profile, folder) = if args.debug { ("dev", "debug") } else { ("release", "release") };
     eprintln!("building with profile {profile}");
-    build(&["--profile", profile, "--package", "tidegate", "--package", "bench", "--bins"])?;
-    let bench = Bench { binaries: output(folder)?, rounds: args.rounds, seconds: args.seconds };
-    let all = [Name::Get, Name::ProduceEmbedded, Name::ProduceKafka, Name::Ingest, Name::Restart, Name::Footprint];
+    if args.name != Name::Cache {
+        build(&["--profile", profile, "--package", "tidegate", "--package", "bench", "--bins"])?;
+    }
+    let bench = Bench { binaries: output(folder)?, profile, rounds: args.rounds, seconds: args.seconds };
+    let all = [
+        Name::Get,
+        Name::GetByKey,
+        Name::ProduceEmbedded,
+        Name::ProduceKafka,
+        Name::Ingest,
+        Name::Restart,
+        Name::Cache,
+        Name::Footprint,
+    ];
     let chosen = all.into_iter().filter(|name| args.name == Name::All || args.name == *name);
     let mut rows = Vec::new();
     for name in chosen {
         rows.extend(match name {
             Name::Get => http::get(&bench)?,
+            Name::GetByKey => cache::get_by_key(&bench)?,
+            Name::Cache => cache::cache(&bench)?,
             Name::ProduceEmbedded => http::produce_embedded(&bench)?,
             Name::ProduceKafka => http::produce_kafka(&bench)?,
             Name::Ingest => ingest::ingest(&bench)?,
@@ -180,7 +203,11 @@ fn machine() -> String {
         .unwrap_or("unknown");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
-    format!("{cores} cores ({model}), Linux {}, the load generator on the same machine", kernel.trim())
+    let load = read("/proc/loadavg").split(' ').nth(2).unwrap_or("unknown").to_owned();
+    format!(
+        "{cores} cores ({model}), Linux {}, the load generator on the same machine, load average (15 min) {load} at the end",
+        kernel.trim()
+    )
 }
 
 /// `find_tool` for the load generator, with its absence explained.
@@ -197,7 +224,13 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
-        let row = Row { what: "GET".into(), ours: vec![90_000.0], peer: vec![100_000.0], unit: "req/s", note: "p99 2 ms".into() };
+        let row = Row {
+            what: "GET".into(),
+            ours: vec![90_000.0],
+            peer: vec![100_000.0],
+            unit: "req/s".into(),
+            note: "p99 2 ms".into(),
+        };
         let text = table(&[row], "a machine", "a command");
         assert!(text.contains("| GET | 90.0 k req/s | 100.0 k req/s | 0.90 | p99 2 ms |\n"), "{text}");
     }
