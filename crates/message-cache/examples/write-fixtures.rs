@@ -25,6 +25,8 @@ fn main() {
     damaged("record-damaged", &head, &|bytes| bytes[64 + 41] ^= 1);
     let index = "00000000000000000000-00000001.index";
     damaged("index-of-a-later-version", index, &|bytes| bytes[8] = 99);
+    copy(&whole, &root.join("manifest-missing"));
+    std::fs::remove_file(root.join("manifest-missing/manifest")).expect("remove");
     copy(&whole, &root.join("segment-missing"));
     std::fs::remove_file(root.join("segment-missing").join("00000000000000000000-00000001.log")).expect("remove");
 }

@@ -33,12 +33,17 @@ impl PartitionLog {
             let ends_at: Vec<i64> = facts[..count].iter().map(|f| f.next_base).collect();
             (view.sealed[..count].to_vec(), view.start, ends_at)
         };
-        let (mut from, mut damaged) = (0, None);
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        // What is written below is no remains of another version's, but of this: a manifest says so.
+        self.write_manifest()?;
+        let (mut from, mut damaged, mut round_bytes) = (0, None, ROUND_BYTES);
         while from < inputs.len() {
             let mut bytes = 0;
             let fits = |s: &&Arc<Sealed>| {
                 bytes += s.segment.len();
-                bytes <= ROUND_BYTES
+                bytes <= round_bytes
             };
             let mut to = from + inputs[from..].iter().take_while(fits).count().max(1);
             let (outputs, dropped) = Default::default();
@@ -57,6 +62,12 @@ impl PartitionLog {
                 }
                 (round.outputs, round.dropped) = Default::default();
                 whole = round.run(from..to, go_on);
+            }
+            if matches!(whole, Err(LogError::DiskFull { .. })) && to - from > 1 {
+                // Segment by segment less space is needed at a time.
+                round.outputs.remove();
+                round_bytes = 0;
+                continue;
             }
             let done = whole.and_then(|whole| match whole {
                 true => self.replace(&inputs[from..to], &round.outputs.sealed, ends_at[to - 1], life),
@@ -178,7 +189,8 @@ impl Round<'_> {
             self.dropped.replaced += 1;
             return Ok(false);
         }
-        if fixed.horizon_ms.is_some_and(|h| h <= self.now_ms) && !self.after_damage {
+        let is_over = fixed.horizon_ms.is_some_and(|h| h <= self.now_ms) && !self.after_damage;
+        if is_over && !self.log.has_elder_elsewhere(key, fixed.timestamp_ms) {
             self.dropped.tombstones += 1;
             return Ok(false);
         }

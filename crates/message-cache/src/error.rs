@@ -23,8 +23,8 @@ pub enum LogError {
     Corrupt { path: PathBuf, at: u64, what: &'static str },
     /// A file that was whole ends too early, cannot be read by the device, or is gone. Its log takes no more records.
     #[error(
-        "{} was cut short or removed by somebody else, or its device fails: stop the gateway and restore the file, or remove \
-         its directory to have it fetched again",
+        "{} was cut short or removed by somebody else, or its device fails: restore the file with the gateway \
+         stopped; the cache of a Kafka topic is fetched again by itself",
         path.display()
     )]
     Cut { path: PathBuf },

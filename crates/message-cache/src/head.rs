@@ -56,6 +56,7 @@ pub struct Tables {
     pub records: u64,
     pub last: Option<Last>,
     pub time_max: Option<i64>,
+    is_unordered: bool,
 }
 
 impl Tables {
@@ -78,6 +79,7 @@ impl Tables {
         }
         self.records += 1;
         self.last = Some(Last { offset: entry.offset, timestamp_ms: entry.timestamp_ms });
+        self.is_unordered |= self.time_max.is_some_and(|max| entry.timestamp_ms < max);
         self.time_max = self.time_max.max(Some(entry.timestamp_ms));
         let at8 = (entry.at / 8) as u32;
         let frame = segment.bytes_from(entry.at);
@@ -132,7 +134,7 @@ impl Tables {
 
 impl Index for Tables {
     fn summary(&self) -> Summary {
-        Summary { records: self.records, last: self.last, time_max: self.time_max }
+        Summary { records: self.records, last: self.last, time_max: self.time_max, is_ordered: !self.is_unordered }
     }
 
     fn sparse(&self) -> &[Sparse] {

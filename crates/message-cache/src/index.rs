@@ -49,6 +49,8 @@ pub struct Summary {
     pub last: Option<Last>,
     /// The highest timestamp.
     pub time_max: Option<i64>,
+    /// No record is older than one before it.
+    pub is_ordered: bool,
 }
 
 const MAGIC: &[u8; 8] = b"TIDEIDX\0";
@@ -57,6 +59,8 @@ const HEADER: usize = 128;
 const SPARSE: usize = 24;
 /// Flag: the segment has too many postings for an index of terms.
 const NO_TERMS: u32 = 1;
+/// Flag: a record is older than one before it.
+const UNORDERED: u32 = 2;
 
 /// An index file; all but the sparse index is read in the mapping.
 pub struct DiskIndex {
@@ -237,6 +241,7 @@ fn decode_header(h: &[u8; HEADER]) -> Option<IndexHeader> {
             records,
             last: some.then(|| Last { offset: i64_at(h, 48), timestamp_ms: i64_at(h, 56) }),
             time_max: some.then(|| i64_at(h, 64)),
+            is_ordered: u32_at(h, 20) & UNORDERED == 0,
         },
         sparse_len: u32_at(h, 72) as usize,
         sparse_crc: u32_at(h, 76),
@@ -260,13 +265,14 @@ pub fn write(segment: &Segment, tables: &Tables) -> Result<(), LogError> {
     let bloom = bloom::build(slots.iter().map(|s| s.hash));
     let keys = keytable::build(slots);
     let terms = tables.term_pages();
-    let Summary { records, last, time_max } = tables.summary();
+    let Summary { records, last, time_max, is_ordered } = tables.summary();
     let last = last.unwrap_or(Last { offset: -1, timestamp_ms: -1 });
     let mut h = [0u8; HEADER];
     h[..8].copy_from_slice(MAGIC);
     h[8..12].copy_from_slice(&VERSION.to_le_bytes());
     h[16..20].copy_from_slice(&segment.salt.to_le_bytes());
-    h[20..24].copy_from_slice(&if tables.has_terms() { 0 } else { NO_TERMS }.to_le_bytes());
+    let flags = if tables.has_terms() { 0 } else { NO_TERMS } | if is_ordered { 0 } else { UNORDERED };
+    h[20..24].copy_from_slice(&flags.to_le_bytes());
     let wide =
         [segment.base_offset, segment.len() as i64, records as i64, last.offset, last.timestamp_ms, time_max.unwrap_or(i64::MIN)];
     for (field, at) in wide.iter().zip((24..).step_by(8)) {

@@ -30,6 +30,7 @@ impl PartitionLog {
         if self.options.read_only || self.is_fresh() {
             return Ok(());
         }
+        let _turn = self.turn.lock();
         let life = self.life.load(Ordering::Acquire);
         let go_on = || go_on() && self.life.load(Ordering::Acquire) == life;
         let steps = self
@@ -69,6 +70,7 @@ impl PartitionLog {
     /// Drops the oldest sealed segment, for want of space; says how many bytes that gave. The records in it are gone for
     /// readers, who are told of a gap.
     pub fn drop_oldest(&self) -> Result<u64, LogError> {
+        let _turn = self.turn.lock();
         let life = self.life.load(Ordering::Acquire);
         let oldest = self.view.read().sealed_facts(self.end_offset()).first().copied();
         let Some(oldest) = oldest else { return Ok(0) };

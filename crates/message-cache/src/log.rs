@@ -72,6 +72,8 @@ pub struct PartitionLog {
     pub(crate) end: AtomicI64,
     /// Counts how often everything was dropped: what was begun before does not count afterwards.
     pub(crate) life: AtomicU64,
+    /// Held for a whole turn of housekeeping: two that compact the same segments would take each other's files away.
+    pub(crate) turn: Mutex<()>,
     pub(crate) keeping: Mutex<Keeping>,
     pub(crate) durability: Durability,
     pub(crate) counters: Counters,
@@ -126,6 +128,7 @@ impl PartitionLog {
             view: RwLock::new(view),
             end: AtomicI64::new(end),
             life: AtomicU64::new(0),
+            turn: Mutex::default(),
             keeping: Mutex::new(Keeping { written: manifest }),
             counters: Counters::default(),
             findings,
@@ -134,7 +137,11 @@ impl PartitionLog {
         };
         // What recovery cut off must not be missed next time, nor what is appended in its place be taken for remains.
         if !log.options.read_only && log.keeping.lock().written.is_some() {
-            log.write_manifest()?;
+            match log.write_manifest() {
+                // It tells nothing that must be known next time; there will be space again.
+                Err(LogError::DiskFull { .. }) if !log.findings.refetch => {}
+                written => written?,
+            }
         }
         Ok(log)
     }
@@ -159,7 +166,8 @@ impl PartitionLog {
 
     fn append_locked(&self, writer: &mut Writer, mut records: &[NewRecord<'_>]) -> Result<(), LogError> {
         self.refusal()?;
-        if self.shared.is_full.load(Ordering::Relaxed) {
+        // Tombstones are how room is made.
+        if self.shared.is_full.load(Ordering::Relaxed) && records.iter().any(|r| r.value.is_some()) {
             return Err(LogError::Full { path: self.dir.clone() });
         }
         while let Some(first) = records.first() {

@@ -19,7 +19,7 @@ use std::path::Path;
 use crate::error::LogError;
 use crate::files::Files;
 
-const FILE: &str = "manifest";
+pub const FILE: &str = "manifest";
 const MAGIC: &str = "tidegate-manifest 1";
 /// Longest manifest that is read: some 300,000 segments.
 const BYTES_MAX: u64 = 16 << 20;
@@ -57,7 +57,10 @@ impl Manifest {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(LogError::io(path, e)),
         };
-        let broken = || LogError::Format { path: path.clone(), what: "the manifest is damaged".into() };
+        let broken = || LogError::Format {
+            path: path.clone(),
+            what: "the manifest is damaged: restore it, or remove the directory with what it holds".into(),
+        };
         std::str::from_utf8(&bytes).ok().and_then(Self::parse).map(Some).ok_or_else(broken)
     }
 

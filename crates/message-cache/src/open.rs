@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::error::LogError;
 use crate::files::Files;
 use crate::log::{Head, LogOptions, OnCorruption, SEGMENT_BYTES_MAX, View};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::recovery::{self, Findings, Orders};
 use crate::sealed::Sealed;
 use crate::segment::{self, Segment};
@@ -22,14 +22,16 @@ pub struct Opened {
 
 /// Opens sealed segments by their indexes and recovers the last segment from its records. What no manifest names is removed.
 pub fn open(dir: &Path, options: &LogOptions, findings: &mut Findings) -> Result<Opened, LogError> {
-    let manifest = match Manifest::read(dir) {
-        Err(LogError::Format { path, what }) if options.on_corruption == OnCorruption::Refetch => {
+    let listed = Manifest::read(dir).and_then(|m| Found::find(dir, m.as_ref(), options).map(|found| (m, found)));
+    let (manifest, found) = match listed {
+        Err(LogError::Format { path, what })
+            if options.on_corruption == OnCorruption::Refetch && path.ends_with(manifest::FILE) =>
+        {
             tracing::warn!(manifest = %path.display(), what, "what is cached cannot be told from what was replaced: all is fetched again");
             return forget_all(dir, options, findings);
         }
         read => read?,
     };
-    let found = Found::find(dir, manifest.as_ref(), options)?;
     if let Some(gone) = &found.missing {
         // Before anything is removed: this may be the only copy.
         if options.on_corruption == OnCorruption::Keep {
@@ -201,7 +203,11 @@ impl Found {
                         live.push(path)
                     }
                     // What the cleaner replaced, or wrote and did not come to publish.
-                    Some(_) => remains.push(path),
+                    Some(_) if manifest.is_some() => remains.push(path),
+                    // It wrote none before there was a manifest.
+                    Some(_) => {
+                        return Err(LogError::Format { path: dir.join(manifest::FILE), what: "the manifest is missing".into() });
+                    }
                     None => {
                         let what = "its name is not that of a segment: remove it, or give it its name back".into();
                         return Err(LogError::Format { path, what });

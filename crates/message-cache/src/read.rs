@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::error::LogError;
 use crate::filter::{Clause, Filter};
 use crate::head::Sparse;
+use crate::index::Index;
 use crate::keytable;
 use crate::log::PartitionLog;
 use crate::record::Record;
@@ -46,7 +47,7 @@ impl PartitionLog {
         record.offset() >= self.start_offset() && !shared.policy().is_expired(record.timestamp_ms(), shared.clock.now_ms())
     }
 
-    fn find_newest(&self, key: &[u8]) -> Result<Option<Place>, LogError> {
+    pub(crate) fn find_newest(&self, key: &[u8]) -> Result<Option<Place>, LogError> {
         let sealed = {
             let view = self.view.read();
             if let Some(head) = &view.head
@@ -62,6 +63,31 @@ impl PartitionLog {
             }
         }
         Ok(None)
+    }
+
+    /// Whether another partition has a record of the key that this tombstone hides: the topic had fewer partitions when it was
+    /// written, or its producer another partitioner.
+    pub(crate) fn has_elder_elsewhere(&self, key: &[u8], timestamp_ms: i64) -> bool {
+        let is_elder = |log: &PartitionLog| match log.find_newest(key) {
+            Ok(Some((segment, at))) => segment.peek(at).is_ok_and(|f| f.value_len.is_some() && f.timestamp_ms <= timestamp_ms),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        self.shared.partitions().iter().any(|log| !std::ptr::eq(&**log, self) && is_elder(log))
+    }
+
+    /// Whether no record is older than one before it: then what has expired are the first ones.
+    pub fn is_ordered(&self) -> bool {
+        let view = self.view.read();
+        let sealed = view.sealed.iter().map(|s| (&s.segment, s.summary()));
+        let head = view.head.iter().map(|h| (&h.segment, Index::summary(&h.tables)));
+        let mut before = i64::MIN;
+        sealed.chain(head).all(|(segment, summary)| {
+            let first = segment.peek(segment::HEADER).map_or(i64::MIN, |f| f.timestamp_ms);
+            let follows = summary.records == 0 || first >= before;
+            before = summary.time_max.unwrap_or(before).max(before);
+            follows && summary.is_ordered
+        })
     }
 
     /// Whether this record is the newest of its key; false for a null key.

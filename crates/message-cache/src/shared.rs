@@ -1,12 +1,13 @@
 //! What the partition logs of one topic have in common.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::log::PartitionLog;
 use crate::policy::Policy;
 
 /// Policy, clock, and the bell that rings when something changed.
@@ -15,6 +16,7 @@ pub struct Shared {
     pub clock: Clock,
     /// The bound on bytes is reached, and nothing may make room.
     pub is_full: AtomicBool,
+    partitions: RwLock<Vec<Weak<PartitionLog>>>,
     changed: watch::Sender<u64>,
 }
 
@@ -24,6 +26,7 @@ impl Shared {
             policy: RwLock::new(Arc::new(policy)),
             clock,
             is_full: AtomicBool::new(false),
+            partitions: RwLock::default(),
             changed: watch::channel(0).0,
         })
     }
@@ -40,6 +43,15 @@ impl Shared {
             *current = Arc::new(policy);
         }
         differs
+    }
+
+    pub(crate) fn set_partitions(&self, partitions: &[Arc<PartitionLog>]) {
+        *self.partitions.write() = partitions.iter().map(Arc::downgrade).collect();
+    }
+
+    /// The logs of the topic; none where a log was opened alone.
+    pub(crate) fn partitions(&self) -> Vec<Arc<PartitionLog>> {
+        self.partitions.read().iter().filter_map(Weak::upgrade).collect()
     }
 
     pub fn ring(&self) {

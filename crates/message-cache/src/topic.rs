@@ -137,6 +137,7 @@ impl TopicCache {
             let dir = self.dir.join(n.to_string());
             grown.push(Arc::new(PartitionLog::open(&dir, options.clone(), Arc::clone(&self.shared))?));
         }
+        self.shared.set_partitions(&grown);
         *partitions = Arc::new(grown);
         self.shared.ring();
         Ok(())

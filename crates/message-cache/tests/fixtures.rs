@@ -63,6 +63,8 @@ fn damage_is_refused_or_cut_off_by_name() {
     let whole = include_str!("fixtures/v1/expected.txt").lines().count();
     check("v1/manifest-damaged", Keep, Err("the manifest is damaged"));
     check("v1/manifest-damaged", Refetch, Ok((0, 0, 0, 0, false)));
+    check("v1/manifest-missing", Keep, Err("the manifest is missing"));
+    check("v1/manifest-missing", Refetch, Ok((0, 0, 0, 0, false)));
     check("v1/segment-of-a-later-version", Keep, Err("segment format version 99, this build reads version 1"));
     check("v1/segment-of-a-later-version", Refetch, Err("segment format version 99, this build reads version 1"));
     check("v1/segment-missing", Keep, Err("a segment that the manifest names is missing"));

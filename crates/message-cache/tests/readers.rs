@@ -182,3 +182,64 @@ fn compaction_goes_around_a_corrupt_record() {
     let after = log.stats();
     assert!(after.compacted > 20 && after.bytes < before.bytes, "{before:?} {after:?}");
 }
+
+/// Partitions were added, so a key is deleted in another one than it was written to.
+#[test]
+fn a_tombstone_stays_while_another_partition_has_what_it_deletes() {
+    let (_dir, cache, now) = topic(Policy { delete_retention_ms: 10, segment_ms: Some(5), ..compacted() });
+    put(&cache, &[("a", Some("1")), ("b", Some("1"))], 1);
+    cache.ensure_partitions(2).unwrap();
+    let (old, new) = (cache.partition(0).unwrap(), cache.partition(1).unwrap());
+    let tombstone = |key, timestamp_ms| NewRecord { key: Some(key), timestamp_ms, ..NewRecord::default() };
+    new.append_next(&mut [tombstone(b"a", 2), tombstone(b"z", 2)]).unwrap();
+    let keep = || {
+        for log in cache.partitions().iter() {
+            now.fetch_add(100, Ordering::Relaxed);
+            log.keep(&|| true).unwrap();
+        }
+    };
+    (0..3).for_each(|_| keep());
+    assert!(new.latest(b"a").unwrap().is_some_and(|r| r.is_tombstone()));
+    assert!(new.latest(b"z").unwrap().is_none(), "nobody has an older one");
+    old.append_next(&mut [tombstone(b"a", 3)]).unwrap();
+    new.append_next(&mut [tombstone(b"y", 3)]).unwrap();
+    (0..3).for_each(|_| keep());
+    assert!(new.latest(b"a").unwrap().is_none() && old.latest(b"a").unwrap().is_none());
+}
+
+/// Two turns of housekeeping at once, and appends: no file goes that the manifest names.
+#[test]
+fn turns_of_housekeeping_do_not_meet() {
+    let (dir, cache, _) = topic(Policy { min_cleanable_dirty_ratio: 0.0, ..compacted() });
+    let log = cache.partition(0).unwrap();
+    std::thread::scope(|scope| {
+        let turns = || (0..60).for_each(|n| log.keep(&|| n % 3 > 0).unwrap());
+        scope.spawn(turns);
+        scope.spawn(turns);
+        let text = "x".repeat(300);
+        (0..600).for_each(|n| put(&cache, &[(&format!("k{}", n % 50), Some(&text))], 0));
+    });
+    assert_eq!(log.verify(), Vec::<String>::new());
+    let options = LogOptions { on_corruption: OnCorruption::Keep, ..LogOptions::default() };
+    let again = TopicCache::open_exactly(dir.path(), "t", &options, 1).unwrap();
+    let keys = (0..50).filter(|n| again.partition(0).unwrap().latest(format!("k{n}").as_bytes()).unwrap().is_some());
+    assert_eq!(keys.count(), 50);
+}
+
+#[test]
+fn whether_times_rise_is_known() {
+    let check = |times: &[i64], expected| {
+        let (dir, cache, _) = topic(Policy::default());
+        let text = "x".repeat(900);
+        times.iter().for_each(|ms| put(&cache, &[("a", Some(&text))], *ms));
+        assert_eq!(cache.partition(0).unwrap().is_ordered(), expected, "{times:?}");
+        drop(cache);
+        let again = TopicCache::open_exactly(dir.path(), "t", &LogOptions::default(), 1).unwrap();
+        assert_eq!(again.partition(0).unwrap().is_ordered(), expected, "{times:?} after a restart");
+    };
+    check(&[], true);
+    check(&[1, 1, 2, 3, 3, 4, 9], true);
+    check(&[2, 1, 3, 4, 5, 6, 7], false);
+    check(&[1, 2, 5, 4, 6, 7, 8], false);
+    check(&[1, 2, 3, 4, 5, 6, 1], false);
+}
