@@ -95,14 +95,20 @@ pub async fn describe(cluster: &Cluster, topic: &str) -> Answer {
 /// Writes the records of the lines, all on their way at once, and answers with one line for each: where it is, or why it is
 /// not. The status says whether all went well.
 pub async fn produce(cluster: &Cluster, topic: &str, body: &[u8]) -> Response<Body> {
-    let lines = body.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty());
+    let mut lines = body.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty());
     let one = async |line: &[u8]| {
         let record = RecordLine::parse(line).and_then(|l| l.into_record(topic)).map_err(|e| e.to_string())?;
         cluster.produce(record).await.map_err(|e| e.to_string())
     };
     let mut text = String::new();
     let mut failed = false;
-    for result in futures_util::future::join_all(lines.map(one)).await {
+    // The first alone: once the topic is known, records are queued in the order of their lines.
+    let mut results = Vec::new();
+    if let Some(first) = lines.next() {
+        results.push(one(first).await);
+    }
+    results.extend(futures_util::future::join_all(lines.map(one)).await);
+    for result in results {
         let line = match result {
             Ok(p) => json!({ "partition": p.partition, "offset": p.offset, "timestamp": p.timestamp_ms }),
             Err(e) => json!({ "error": e }),

@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use message_cache::{Header, NewRecord, PartitionLog, TimestampType};
 
 use super::native::Message;
+use super::resume::Reason;
 
 /// What came of an append.
 pub struct Appended {
     /// How many records the log took.
     pub records: u64,
     /// Why it took no more.
-    pub problem: Option<String>,
+    pub problem: Option<(Reason, String)>,
 }
 
 /// Appends records of one partition that are new to its log.
@@ -19,6 +20,9 @@ pub fn append(log: &PartitionLog, messages: &[Message<'_>]) -> Appended {
     let before = log.end_offset();
     // After a restart the first batch may begin below the offset that was asked for.
     let known = messages.iter().take_while(|m| m.offset() < before).count();
+    if let Some(problem) = diverged(log, &messages[..known]) {
+        return Appended { records: 0, problem: Some((Reason::Diverged, problem)) };
+    }
     let messages = &messages[known..];
     let Some(last) = messages.last() else {
         return Appended { records: 0, problem: None };
@@ -46,9 +50,19 @@ pub fn append(log: &PartitionLog, messages: &[Message<'_>]) -> Appended {
             let end = log.end_offset();
             let taken = records.iter().take_while(|r| r.offset < end).count() as u64;
             tracing::warn!(%error, offset = last.offset(), "fetched records cannot be cached");
-            Appended { records: taken, problem: Some(error.to_string()) }
+            Appended { records: taken, problem: Some((Reason::Started, error.to_string())) }
         }
     }
+}
+
+/// Whether the last record of the log is another one in the cluster.
+fn diverged(log: &PartitionLog, known: &[Message<'_>]) -> Option<String> {
+    let (offset, _) = log.last().filter(|_| !known.is_empty())?;
+    let told = known.iter().find(|m| m.offset() == offset)?;
+    // One that has expired, or cannot be read, tells nothing.
+    let cached = log.scan(offset).next()?.ok().filter(|r| r.offset() == offset)?;
+    let same = (cached.timestamp_ms(), cached.key(), cached.value()) == (told.timestamp().0, told.key(), told.value());
+    (!same).then(|| format!("offset {offset} holds another record than was cached: the cluster has lost records"))
 }
 
 #[derive(Default)]

@@ -86,7 +86,7 @@ impl Fetcher {
                 if self.reading.contains_key(&id) {
                     return;
                 }
-                match queue.start(&topic.handle, slot.partition, slot.log.end_offset()) {
+                match queue.start(&topic.handle, slot.partition, slot.read_from.load(Ordering::Relaxed)) {
                     Ok(()) => {
                         // Nothing came since the cluster told its end, or there is nothing at all: no fetch needs to say so.
                         if slot.has_reached_target() {
@@ -141,8 +141,8 @@ impl Fetcher {
         if let Some((topic, slot)) = self.reading.get(&id) {
             let Appended { records, problem } = append::append(&slot.log, run);
             topic.fetched.fetch_add(records, Ordering::Relaxed);
-            if let Some(problem) = problem {
-                faults.push((id, Reason::Started, problem));
+            if let Some((reason, problem)) = problem {
+                faults.push((id, reason, problem));
             } else if slot.has_caught_up(&topic.handle) {
                 topic.reached_end(slot);
             } else if run.len() > BATCH_RECORDS_MAX / 2 && slot.is(PartitionState::Live) {

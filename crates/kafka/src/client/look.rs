@@ -1,7 +1,7 @@
 //! A look at the topics: whether they exist and are the same as before, how they are configured, where they begin and end. A few
 //! requests, however many partitions there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use super::identity;
 use super::marks::{self, Life};
 use super::native::{self, Ask, Code};
 use super::resume::Reason;
+use super::start::now_ms;
 use super::supervise::{ANSWER_TIMEOUT, Plan, Reader, Supervisor};
 use super::topic::{Slot, TopicFetch};
 use crate::{FetchStart, PartitionState};
@@ -207,7 +208,9 @@ impl Supervisor {
         self.confirm_stops(plan)?;
         topic.cache.drop_all(partitions).map_err(|e| e.to_string())?;
         topic.slots.write().clear();
-        topic.state.lock().found_on_disk = 0;
+        let mut state = topic.state.lock();
+        state.found_on_disk = 0;
+        state.marks.live_ms = None;
         Ok(())
     }
 
@@ -241,6 +244,7 @@ impl Supervisor {
             Err(code) => return tracing::debug!(error = code.text(), "the offsets are not told"),
         };
         let now = Instant::now();
+        let mut current: HashMap<*const TopicFetch, usize> = HashMap::new();
         for (name, id) in &by_name {
             let told = |offsets: &Offsets| offsets.get(name).and_then(|o| o.ok().flatten());
             let Some(reader) = plan.readers.get_mut(id) else { continue };
@@ -249,6 +253,9 @@ impl Supervisor {
             }
             let Some(end) = told(&ends) else { continue };
             reader.slot.note_end(end);
+            if reader.slot.log.end_offset() >= end {
+                *current.entry(Arc::as_ptr(&reader.topic)).or_insert(0) += 1;
+            }
             let Some(still) = reader.progress.look(reader.slot.log.end_offset(), end, now) else { continue };
             let cached = reader.slot.log.end_offset();
             let problem = format!("no progress since {} s: at offset {cached} of {end}", still.as_secs());
@@ -258,6 +265,13 @@ impl Supervisor {
             reader.fail(problem, now);
             let (topic, slot) = (Arc::clone(&reader.topic), Arc::clone(&reader.slot));
             self.stop(&topic, &slot, plan);
+        }
+        for topic in self.wanted.read().values() {
+            let partitions = topic.slots.read().len();
+            if partitions > 0 && current.get(&Arc::as_ptr(topic)) == Some(&partitions) {
+                let within_ms = topic.cache.policy().delete_retention_ms / 8;
+                topic.state.lock().marks.set_live(topic.cache.dir(), now_ms(), within_ms);
+            }
         }
     }
 }

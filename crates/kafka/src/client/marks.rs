@@ -1,5 +1,5 @@
-//! What lies beside a topic's cache: the id of the topic that was cached (`topic.id`), and its configuration as last told
-//! (`topic.config`), by which the cache is kept while the cluster is away.
+//! What lies beside a topic's cache: the id of the topic that was cached (`topic.id`), its configuration as last told
+//! (`topic.config`), by which the cache is kept while the cluster is away, and when it was last current (`topic.live`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +13,11 @@ const ID: &str = "topic.id";
 /// Holds the properties as a JSON object.
 const CONFIG: &str = "topic.config";
 
+/// Holds a time, ms since the epoch.
+const LIVE: &str = "topic.live";
+/// How far the time on disk may lie behind, at most.
+const LIVE_NOTED_MS: i64 = 60_000;
+
 /// No topic has this id. (KIP-516)
 const NO_ID: u128 = 0;
 
@@ -21,6 +26,10 @@ pub struct Marks {
     pub id: Option<u128>,
     /// `None` until the cluster has told it, in this process or one before.
     pub config: Option<BTreeMap<String, String>>,
+    /// When every partition was last known to be at the cluster's end, or was begun, ms since the epoch.
+    pub live_ms: Option<i64>,
+    /// What the file says of it.
+    live_noted_ms: Option<i64>,
 }
 
 /// What the id that the cluster tells says of the cache.
@@ -43,7 +52,8 @@ impl Marks {
             read => Some(read.ok().and_then(|text| u128::from_str_radix(text.trim(), 16).ok()).unwrap_or(NO_ID)),
         };
         let config = fs::read(dir.join(CONFIG)).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        Self { id, config }
+        let live_ms = fs::read_to_string(dir.join(LIVE)).ok().and_then(|text| text.trim().parse().ok());
+        Self { id, config, live_ms, live_noted_ms: live_ms }
     }
 
     /// `told`: by the cluster now; `None` from one that knows no ids.
@@ -61,6 +71,26 @@ impl Marks {
         write(dir, ID, format!("{id:032x}").as_bytes())?;
         self.id = Some(id);
         Ok(())
+    }
+
+    /// The cache is current now. `within_ms`: how far the note on disk may lie behind.
+    pub fn set_live(&mut self, dir: &Path, now_ms: i64, within_ms: i64) {
+        self.live_ms = Some(now_ms);
+        let within_ms = within_ms.min(LIVE_NOTED_MS);
+        if self.live_noted_ms.is_none_or(|noted| (now_ms - noted).abs() >= within_ms) {
+            match write(dir, LIVE, now_ms.to_string().as_bytes()) {
+                Ok(()) => self.live_noted_ms = Some(now_ms),
+                // Then more is fetched again after a restart than need be.
+                Err(error) => tracing::debug!(error, "that the cache is current was not noted"),
+            }
+        }
+    }
+
+    /// Whether tombstones may have come and gone since the cache was current.
+    /// `begun_ms`: when the partition was begun anew, if that was later.
+    pub fn is_stale(&self, policy: &Policy, begun_ms: i64, now_ms: i64) -> bool {
+        let since_ms = self.live_ms.unwrap_or(0).max(begun_ms);
+        policy.compact && now_ms.saturating_sub(since_ms) > policy.delete_retention_ms
     }
 
     /// # Errors
@@ -106,7 +136,7 @@ mod tests {
             (Some(1), Some(2), Life::Another(2)),
             (Some(1), None, Life::Same),
         ] {
-            let marks = Marks { id: known, config: None };
+            let marks = Marks { id: known, ..Marks::default() };
             assert_eq!(marks.life(told), expected, "{known:?} {told:?}");
         }
     }
@@ -126,7 +156,7 @@ mod tests {
         for damaged in [&b"{\"retention.ms\":"[..], b"[]", b"", &[0xff]] {
             fs::write(topic.join(CONFIG), damaged).unwrap();
             fs::write(topic.join(ID), damaged).unwrap();
-            assert_eq!(Marks::read(&topic), Marks { id: Some(NO_ID), config: None }, "{damaged:?}");
+            assert_eq!(Marks::read(&topic), Marks { id: Some(NO_ID), ..Marks::default() }, "{damaged:?}");
             assert_eq!(Marks::read(&topic).life(Some(7)), Life::Another(7));
         }
     }

@@ -9,6 +9,8 @@ pub struct Before {
     pub fresh: bool,
     /// The next offset that the cache would hold.
     pub cached_end: i64,
+    /// So long ago that a compacted topic may have forgotten what was deleted since.
+    pub stale: bool,
     pub reason: Reason,
 }
 
@@ -54,6 +56,7 @@ impl Before {
                 FetchStart::Latest => end,
                 FetchStart::Back(_) => since.unwrap_or(end),
             }),
+            _ if self.stale => Resume::Refetch(first),
             Reason::Diverged => Resume::Refetch(first),
             Reason::Started | Reason::OutOfRange if self.cached_end < first => Resume::Skip(first),
             Reason::Started => Resume::Continue,
@@ -75,7 +78,7 @@ mod tests {
         use FetchStart::{Back, Earliest, Latest};
         use Reason::{Diverged, OutOfRange, Started};
         let check = |fresh, cached_end, reason, start, (first, end, since), expected| {
-            let before = Before { fresh, cached_end, reason };
+            let before = Before { fresh, cached_end, stale: false, reason };
             assert_eq!(before.decide(start, Told { first, end, since }), expected, "{before:?} {start:?} {first}..{end}");
         };
         let hour = Back(Duration::from_secs(3600));

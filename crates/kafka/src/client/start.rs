@@ -62,7 +62,7 @@ impl Supervisor {
         let refused = |code: Code| format!("the offsets are not told: {}", code.text());
         let readers = || due.iter().filter_map(|id| plan.readers.get(id)).filter(|r| r.slot.is_led());
         let all = |of: OffsetOf| readers().map(|r| (name(r), of)).collect::<Vec<_>>();
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let now_ms = now_ms();
         let back = readers().filter(|r| r.slot.log.is_fresh()).filter_map(|r| match r.slot.start {
             FetchStart::Back(back) => {
                 let back_ms = i64::try_from(back.as_millis()).unwrap_or(i64::MAX);
@@ -94,7 +94,17 @@ impl Supervisor {
             end: told(&answers.end)?.ok_or_else(missing)?,
             since: told(&answers.since)?,
         };
-        let before = Before { fresh: log.is_fresh(), cached_end: log.end_offset(), reason: reader.reason };
+        let now_ms = now_ms();
+        let fresh = log.is_fresh();
+        let stale = {
+            let mut state = topic.state.lock();
+            // What is fetched from now on is current as of now.
+            if fresh && state.marks.live_ms.is_none() {
+                state.marks.set_live(topic.cache.dir(), now_ms, 0);
+            }
+            !fresh && state.marks.is_stale(&topic.cache.policy(), slot.begun_ms.load(Ordering::Relaxed), now_ms)
+        };
+        let before = Before { fresh, cached_end: log.end_offset(), stale, reason: reader.reason };
         let (name, partition, cached) = (topic.name(), slot.partition, before.cached_end);
         match before.decide(slot.start, told) {
             Resume::Continue => {}
@@ -118,20 +128,29 @@ impl Supervisor {
                     partition,
                     cached,
                     ?told,
+                    stale,
                     "what is cached is not what the cluster has, or is damaged: fetched again"
                 );
                 // Until it has caught up again, nobody may take what is there for all.
                 topic.cache.mark_incomplete().map_err(|e| e.to_string())?;
                 log.reset(offset).map_err(|e| e.to_string())?;
+                slot.begun_ms.store(now_ms, Ordering::Relaxed);
             }
         }
         move_start(reader, told.first);
+        // One record is read twice, to see that it is still the same: a new leader may lack what was cached.
+        let last = log.last().map(|(offset, _)| offset).filter(|offset| *offset >= told.first);
+        slot.read_from.store(last.unwrap_or(log.end_offset()), Ordering::Relaxed);
         slot.aim(told.end);
         slot.begin();
         // Ends when the fetcher does, and then nothing is to be ordered.
         let _ = self.orders.send(Order::Start(Arc::clone(topic), Arc::clone(slot)));
         Ok(())
     }
+}
+
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
 fn name(reader: &Reader) -> Partition {

@@ -94,6 +94,10 @@ pub struct Slot {
     target: AtomicI64,
     /// The cluster's end as it was last asked for; -1 before.
     asked_end: AtomicI64,
+    /// Where reading begins.
+    pub read_from: AtomicI64,
+    /// When what is cached was begun anew in this process, ms since the epoch; -1: it was not.
+    pub begun_ms: AtomicI64,
     /// Whether the cluster has a leader for it, as was last told.
     led: AtomicBool,
 }
@@ -107,8 +111,17 @@ struct SlotState {
 impl Slot {
     pub fn new(partition: i32, start: FetchStart, log: Arc<PartitionLog>) -> Self {
         let state = SlotState { state: PartitionState::Waiting, problem: None, faults: PartitionFaults::default() };
-        let (target, asked_end) = (AtomicI64::new(i64::MAX), AtomicI64::new(-1));
-        Self { partition, start, log, state: Mutex::new(state), target, asked_end, led: AtomicBool::new(true) }
+        Self {
+            partition,
+            start,
+            log,
+            state: Mutex::new(state),
+            target: AtomicI64::new(i64::MAX),
+            asked_end: AtomicI64::new(-1),
+            read_from: AtomicI64::new(0),
+            begun_ms: AtomicI64::new(-1),
+            led: AtomicBool::new(true),
+        }
     }
 
     pub fn set(&self, state: PartitionState, problem: Option<String>) {
