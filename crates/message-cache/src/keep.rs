@@ -67,6 +67,19 @@ impl PartitionLog {
         self.drop_below(new_start, life, &self.counters.expired)
     }
 
+    /// Begins a segment, so that what is in the head can be dropped; false if it holds nothing.
+    ///
+    /// # Errors
+    /// When there is no room for the new one.
+    pub fn seal_head(&self) -> Result<bool, LogError> {
+        let _writer = self.writer.lock();
+        let is_empty = self.view.read().head.as_ref().is_none_or(|h| h.tables.records == 0);
+        if is_empty || self.refusal().is_err() {
+            return Ok(false);
+        }
+        self.begin_segment(self.end_offset(), 0).map(|_| true)
+    }
+
     /// Drops the oldest sealed segment, for want of space; says how many bytes that gave. The records in it are gone for
     /// readers, who are told of a gap.
     pub fn drop_oldest(&self) -> Result<u64, LogError> {

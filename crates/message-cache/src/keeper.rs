@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::budget::{self, Holding};
+use crate::budget::{self, Give, Holding};
 use crate::log::PartitionLog;
 use crate::topic::TopicCache;
 
@@ -192,6 +192,21 @@ impl Worker {
 
     /// Drops the oldest segments that may go until the bound is held; false if that is not enough.
     fn make_room(&self, caches: &[Arc<TopicCache>], max_bytes: u64) -> bool {
+        if self.drop_oldest(caches, max_bytes) {
+            return true;
+        }
+        // Topics that are read now and then may have little more than a head.
+        let mut sealed = false;
+        for log in caches.iter().filter(|c| c.give() != Give::Nothing).flat_map(|c| c.partitions().to_vec()) {
+            match log.seal_head() {
+                Ok(done) => sealed |= done,
+                Err(error) => tracing::error!(%error, "no room could be made"),
+            }
+        }
+        sealed && self.drop_oldest(caches, max_bytes)
+    }
+
+    fn drop_oldest(&self, caches: &[Arc<TopicCache>], max_bytes: u64) -> bool {
         let mut logs: Vec<Arc<PartitionLog>> = Vec::new();
         let mut holdings = Vec::new();
         for (topic, cache) in caches.iter().enumerate() {

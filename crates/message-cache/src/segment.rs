@@ -231,6 +231,10 @@ impl Segment {
         debug_assert!(at + bytes.len() as u64 <= self.capacity);
         // Written behind the end, the file would get a hole that reads as zeros.
         self.check()?;
+        // Without a name, what is appended is lost when the process ends.
+        if self.file.metadata().is_ok_and(|m| m.nlink() == 0) {
+            return Err(LogError::Cut { path: self.path.clone() });
+        }
         if self.has_refuse.load(Ordering::Acquire) {
             self.cut_back(at)?;
         }

@@ -69,6 +69,21 @@ fn what_is_fetched_on_demand_makes_room_first() {
     assert_eq!(events.len() as i64, 1 + 30 - start);
 }
 
+/// Many topics with little in each: what is in an open segment can go, too.
+#[test]
+fn open_segments_make_room_when_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = open(dir.path(), "kept", Kind::Compacted, None);
+    let lent: Vec<_> = (0..8).map(|n| open(dir.path(), &format!("lent-{n}"), Kind::OnDemand, None)).collect();
+    fill(&kept, 10).unwrap();
+    lent.iter().for_each(|cache| fill(cache, 2).unwrap());
+    let all: Vec<_> = lent.iter().chain([&kept]).collect();
+    let keeper = keeper(Some(14 << 10), &all);
+    keeper.wait(keeper.hurry());
+    assert!(!kept.is_full() && all.iter().map(|c| bytes(c)).sum::<u64>() <= 14 << 10);
+    fill(&kept, 1).unwrap();
+}
+
 #[test]
 fn what_may_not_go_is_full_until_there_is_room() {
     for kind in [Kind::Compacted, Kind::OnlyCopy] {
