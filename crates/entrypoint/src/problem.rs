@@ -179,6 +179,7 @@ impl From<&ProduceError> for Problem {
             ProduceError::Unavailable { .. } => (S::SERVICE_UNAVAILABLE, "cluster-unavailable", "The cluster is not available"),
             ProduceError::TimedOut { .. } => (S::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time"),
             ProduceError::DiskFull => (S::SERVICE_UNAVAILABLE, "disk-full", "The disk of the embedded log is full"),
+            ProduceError::BytesMax => (S::SERVICE_UNAVAILABLE, "disk-full", "The embedded log may take no more bytes"),
         };
         let retry_after = matches!(status, S::TOO_MANY_REQUESTS | S::SERVICE_UNAVAILABLE).then_some(RETRY_SOON);
         let detail = match e {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use exchange::{Ask, ClauseTemplate, Fetch, FetchOptions, Found, Merged, Produce, ProduceOptions, Select, Topic, Topics};
@@ -123,6 +123,7 @@ async fn filters_by_key_and_headers() {
         let config = BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
         cluster.create_topic(&TopicSpec { name: "t".into(), partitions: 3, replication: -1, config }).await.unwrap();
         let cluster = Cluster::Embedded(cluster);
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
         let rows =
             [("a", "a1", "red", 1), ("b", "b1", "red", 2), ("c", "c1", "red", 3), ("a", "a2", "blue", 4), ("b", "b2", "red", 5)];
         for (key, value, colour, timestamp_ms) in rows {
@@ -132,7 +133,7 @@ async fn filters_by_key_and_headers() {
                 key: Some(key.into()),
                 value: Some(format!("\"{value}\"").into()),
                 headers,
-                timestamp_ms: Some(timestamp_ms + 4_000_000_000_000),
+                timestamp_ms: Some(timestamp_ms + now_ms),
                 ..ProduceRecord::default()
             };
             cluster.produce(record).await.unwrap();

@@ -6,8 +6,10 @@ mod appender;
 mod flush;
 mod meta;
 mod queue;
+mod times;
 mod topic;
 mod topic_config;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use message_cache::{Files, PartitionLog, TimestampType, TopicCache, is_legal_topic_name};
+use message_cache::{Files, PartitionLog, TopicCache, is_legal_topic_name};
 use parking_lot::{Mutex, RwLock};
 
 pub use self::admin::check_topic;
@@ -23,6 +25,7 @@ use self::appender::Pool;
 use self::meta::Meta;
 use self::queue::Pending;
 use self::topic::Topic;
+use self::trouble::Trouble;
 use crate::{
     AdminError, ClusterStatus, PartitionState, PartitionStatus, ProduceError, ProduceRecord, Produced, TopicStatus, Written,
 };
@@ -85,16 +88,8 @@ pub struct EmbeddedCluster {
     /// Topics are created, altered and deleted one at a time.
     admin: Mutex<()>,
     pool: Pool,
-    /// The last fault of the disk, until an append goes well again.
-    problem: Arc<Mutex<Option<DiskProblem>>>,
+    trouble: Arc<Mutex<Trouble>>,
     closed: AtomicBool,
-}
-
-/// What the disk did to the last append.
-struct DiskProblem {
-    text: String,
-    /// Whether only a restart helps.
-    lasting: bool,
 }
 
 impl EmbeddedCluster {
@@ -105,8 +100,8 @@ impl EmbeddedCluster {
     pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>, std::io::Error> {
         std::fs::create_dir_all(&options.directory)?;
         meta::remove_remains(&options.directory)?;
-        let problem = Arc::default();
-        let pool = Pool::start(options.queue_max_bytes, Arc::clone(&problem))?;
+        let trouble = Arc::default();
+        let pool = Pool::start(options.queue_max_bytes, Arc::clone(&trouble))?;
         let mut topics = BTreeMap::new();
         let mut broken = BTreeMap::new();
         for entry in std::fs::read_dir(&options.directory)? {
@@ -132,7 +127,7 @@ impl EmbeddedCluster {
             deleted: Mutex::default(),
             admin: Mutex::default(),
             pool,
-            problem,
+            trouble,
             closed: AtomicBool::new(false),
         }))
     }
@@ -154,12 +149,7 @@ impl EmbeddedCluster {
         };
         let (partition, appender) = topic.choose(&record)?;
         let limit_bytes = topic.max_message_bytes.min(self.options.message_max_bytes);
-        let timestamp_ms = if topic.append_time { None } else { record.timestamp_ms };
-        let timestamp_type = if topic.append_time { TimestampType::LogAppend } else { TimestampType::Create };
-        let timestamp_ms = timestamp_ms.unwrap_or_else(now_ms);
-        if timestamp_ms < 0 {
-            return Err(ProduceError::Invalid { reason: format!("{timestamp_ms} is no time: it is before 1970") });
-        }
+        let (timestamp_ms, timestamp_type) = topic.times.stamp(record.timestamp_ms, now_ms())?;
         let pending = Pending::new(record, timestamp_ms, timestamp_type);
         if pending.bytes() > limit_bytes {
             return Err(ProduceError::TooLarge { limit_bytes: Some(limit_bytes) });
@@ -193,7 +183,7 @@ impl EmbeddedCluster {
     }
 
     pub fn status(&self) -> ClusterStatus {
-        let (problem, lasting) = self.problem.lock().as_ref().map(|p| (p.text.clone(), p.lasting)).unzip();
+        let (problem, lasting) = self.trouble.lock().current().map(|p| (p.text.clone(), p.lasting)).unzip();
         let partition = |(n, log): (usize, &Arc<PartitionLog>)| PartitionStatus {
             partition: n as i32,
             state: PartitionState::Live,

@@ -32,9 +32,15 @@ pub enum ProduceError {
     /// No acknowledgement within `delivery.timeout.ms`.
     #[error("the cluster did not acknowledge in time: {reason}")]
     TimedOut { reason: String, written: Written },
-    /// The device of the embedded log is full, or a bound on bytes is reached.
+    /// The device of the embedded log is full.
     #[error("there is no space left for the embedded log")]
     DiskFull,
+    /// Not the device is full: a bound of the configuration is reached.
+    #[error(
+        "a bound on bytes (cache.max_bytes, or max_bytes of the topic) is reached, and nothing may go to make room: raise it, or \
+         have retention or compaction take more"
+    )]
+    BytesMax,
 }
 
 impl ProduceError {

@@ -1,31 +1,15 @@
 //! The embedded cluster through its door: topics altered, deleted, cut; what an acknowledgement stands for.
 
+mod embedded_support;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use bytes::Bytes;
-use kafka::{AdminError, EmbeddedCluster, EmbeddedOptions, ProduceError, ProduceRecord, TopicSpec, Written};
+use embedded_support::{create, map, open, record};
+use kafka::{AdminError, EmbeddedCluster, EmbeddedOptions, ProduceError, ProduceRecord, Written};
 use message_cache::{Faults, Files, Op, OpKind, PartitionLog, Verdict};
-
-fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
-}
-
-fn open(dir: &Path) -> Arc<EmbeddedCluster> {
-    EmbeddedCluster::open(EmbeddedOptions::new("main", dir.to_owned(), 1 << 20, &map(&[]))).unwrap()
-}
-
-async fn create(cluster: &Arc<EmbeddedCluster>, name: &str, partitions: i32, config: &[(&str, &str)]) {
-    let spec = TopicSpec { name: name.to_owned(), partitions, replication: -1, config: map(config) };
-    cluster.create_topic(&spec).await.unwrap();
-}
-
-fn record(topic: &str, key: Option<&str>, value: &str) -> ProduceRecord {
-    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    ProduceRecord { topic: topic.to_owned(), key: key.map(bytes), value: Some(bytes(value)), ..ProduceRecord::default() }
-}
 
 /// Offsets of the records that are acknowledged.
 async fn produce(cluster: &EmbeddedCluster, topic: &str, count: usize) -> Vec<i64> {
@@ -87,27 +71,6 @@ async fn altering_is_checked_and_in_force_at_once() {
     assert_eq!((before.config["retention.ms"].as_str(), before.config["max.message.bytes"].as_str()), ("604800000", "4"));
     cluster.close().await;
     assert_eq!(open(dir.path()).describe_topic("t").unwrap(), before, "it outlives the process");
-}
-
-#[tokio::test]
-async fn a_compacted_topic_takes_no_record_without_a_key() {
-    let dir = tempfile::tempdir().unwrap();
-    let cluster = open(dir.path());
-    for (policy, taken) in [("compact", false), ("delete", true), ("compact,delete", false), ("", true)] {
-        let set = map(&[("cleanup.policy", policy)]);
-        match cluster.alter_topic("t", set.clone(), None).await {
-            Err(AdminError::UnknownTopic(_)) => create(&cluster, "t", 1, &[("cleanup.policy", policy)]).await,
-            altered => altered.unwrap(),
-        }
-        match cluster.produce(record("t", None, "v")).await {
-            Ok(_) => assert!(taken, "{policy}"),
-            Err(ProduceError::Invalid { reason }) => {
-                assert!(!taken && reason.contains("needs a key: give it one"), "{policy}: {reason}");
-            }
-            Err(other) => panic!("{policy}: {other}"),
-        }
-        cluster.produce(record("t", Some("k"), "v")).await.unwrap();
-    }
 }
 
 #[tokio::test]

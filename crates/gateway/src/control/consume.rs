@@ -66,6 +66,11 @@ impl Ask {
     }
 }
 
+/// Whether the answer to this query goes on until the reader ends it.
+pub fn goes_on(query: &str) -> bool {
+    Ask::parse(query).is_ok_and(|ask| ask.follow)
+}
+
 pub fn consume(cluster: &Cluster, topic: &str, query: &str) -> Result<Response<Body>, AdminError> {
     let ask = Ask::parse(query)?;
     let (tx, rx) = channel(PIECES_MAX);

@@ -10,8 +10,8 @@ use message_cache::{Header, LogError};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::DiskProblem;
 use super::queue::{Answer, Appender, Due, Pending};
+use super::trouble::Trouble;
 use crate::{ProduceError, Written};
 
 /// Threads that write and fsync: as many partitions as this are committed side by side.
@@ -27,7 +27,7 @@ struct Shared {
     work: Mutex<Option<Sender<Work>>>,
     queued_bytes: AtomicU64,
     queued_bytes_max: u64,
-    problem: Arc<Mutex<Option<DiskProblem>>>,
+    trouble: Arc<Mutex<Trouble>>,
 }
 
 /// For a writer thread.
@@ -39,10 +39,10 @@ enum Work {
 }
 
 impl Pool {
-    pub fn start(queued_bytes_max: u64, problem: Arc<Mutex<Option<DiskProblem>>>) -> std::io::Result<Self> {
+    pub fn start(queued_bytes_max: u64, trouble: Arc<Mutex<Trouble>>) -> std::io::Result<Self> {
         let (tx, rx) = crossbeam_channel::unbounded(); // at most one entry of each kind per partition
         let work = Mutex::new(Some(tx));
-        let shared = Arc::new(Shared { work, queued_bytes: AtomicU64::new(0), queued_bytes_max, problem });
+        let shared = Arc::new(Shared { work, queued_bytes: AtomicU64::new(0), queued_bytes_max, trouble });
         let mut threads = Vec::new();
         for n in 0..WRITER_THREADS {
             let (rx, shared) = (Receiver::clone(&rx), Arc::clone(&shared));
@@ -54,7 +54,7 @@ impl Pool {
 
     /// Queues a record; answers with its offset when it is durable.
     pub async fn append(&self, appender: Arc<Appender>, pending: Pending) -> Answer {
-        let bytes = pending.bytes();
+        let bytes = pending.memory_bytes();
         let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if queued + bytes > self.shared.queued_bytes_max {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Shared {
                 }
                 std::mem::take(&mut queue.waiting)
             };
-            let bytes = batch.iter().map(|(p, _)| p.bytes()).sum();
+            let bytes = batch.iter().map(|(p, _)| p.memory_bytes()).sum();
             self.commit(appender, batch);
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -172,28 +172,21 @@ impl Shared {
 
     fn note(&self, appended: &Result<i64, LogError>) {
         match appended {
-            Ok(_) => {
-                let mut problem = self.problem.lock();
-                if problem.as_ref().is_some_and(|p| !p.lasting) {
-                    *problem = None;
-                }
-            }
+            Ok(_) => self.trouble.lock().pass(),
             Err(error) => self.blame(error),
         }
     }
 
     fn blame(&self, error: &LogError) {
-        if !matches!(error, LogError::TooLarge { .. } | LogError::Gone { .. }) {
-            tracing::error!(%error, "append or fsync failed");
-            self.report(error.to_string(), matches!(error, LogError::Poisoned { .. } | LogError::Cut { .. }));
+        if matches!(error, LogError::TooLarge { .. } | LogError::Gone { .. }) {
+            return;
         }
-    }
-
-    fn report(&self, text: String, lasting: bool) {
-        let mut problem = self.problem.lock();
-        // A poisoned partition stays so while others are written to.
-        if problem.as_ref().is_none_or(|p| !p.lasting) {
-            *problem = Some(DiskProblem { text, lasting });
+        let lasting = matches!(error, LogError::Poisoned { .. } | LogError::Cut { .. });
+        // Each record may be refused for the same reason: a full disk is not to fill the log as well.
+        let is_news = self.trouble.lock().add(error.to_string(), lasting);
+        match is_news {
+            true => tracing::error!(%error, "append or fsync failed"),
+            false => tracing::debug!(%error, "append or fsync failed"),
         }
     }
 }
@@ -201,7 +194,8 @@ impl Shared {
 fn produce_error(error: &LogError, pending: &Pending) -> ProduceError {
     match error {
         LogError::Gone { .. } => ProduceError::UnknownTopic { topic: pending.record.topic.clone() },
-        LogError::DiskFull { .. } | LogError::Full { .. } => ProduceError::DiskFull,
+        LogError::DiskFull { .. } => ProduceError::DiskFull,
+        LogError::Full { .. } => ProduceError::BytesMax,
         LogError::TooLarge { max, .. } => ProduceError::TooLarge { limit_bytes: Some(*max) },
         // Written, not known to be durable, and not visible unless recovery finds it.
         LogError::Poisoned { .. } | LogError::Cut { .. } => {

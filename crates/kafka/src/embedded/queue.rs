@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use message_cache::{Header, LogError, NewRecord, PartitionLog, TimestampType};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::flush::Flush;
 use crate::{ProduceError, ProduceRecord};
+
+/// What a header counts beside its text: two lengths, of up to 5 bytes each in Kafka's record format (KIP-82).
+const HEADER_BYTES: usize = 10;
 
 /// A record that waits for its commit.
 pub struct Pending {
@@ -22,11 +26,21 @@ impl Pending {
         Self { record, timestamp_ms, timestamp_type }
     }
 
-    /// Of key, value and headers.
+    /// What `max.message.bytes` bounds: key, value and headers, and [`HEADER_BYTES`] for each header.
     pub fn bytes(&self) -> u64 {
-        let r = &self.record;
-        let headers: usize = r.headers.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, |v| v.len())).sum();
-        (r.key.as_ref().map_or(0, |k| k.len()) + r.value.as_ref().map_or(0, |v| v.len()) + headers) as u64
+        self.text_bytes() + (self.record.headers.len() * HEADER_BYTES) as u64
+    }
+
+    /// What it takes in the queue, at least.
+    pub fn memory_bytes(&self) -> u64 {
+        let headers = self.record.headers.len() * size_of::<(String, Option<Bytes>)>();
+        self.text_bytes() + (size_of::<Self>() + headers) as u64
+    }
+
+    fn text_bytes(&self) -> u64 {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + length(value)).sum();
+        (length(&self.record.key) + length(&self.record.value) + headers) as u64
     }
 
     pub fn headers(&self) -> impl Iterator<Item = Header<'_>> {

@@ -7,6 +7,7 @@ use message_cache::{LogOptions, OnCorruption, PartitionLog, Policy, TopicCache};
 use super::flush::Flush;
 use super::meta::Meta;
 use super::queue::Appender;
+use super::times::Times;
 use super::{EmbeddedOptions, topic_config};
 use crate::{ProduceError, ProduceRecord, murmur2_partition};
 
@@ -15,7 +16,7 @@ pub struct Topic {
     pub cache: Arc<TopicCache>,
     pub appenders: Vec<Arc<Appender>>,
     pub max_message_bytes: u64,
-    pub append_time: bool,
+    pub times: Times,
     /// Whether a record is fsynced before it is acknowledged, and before it is seen.
     pub strict: bool,
     compact: bool,
@@ -24,7 +25,8 @@ pub struct Topic {
 impl Topic {
     pub fn open(options: &EmbeddedOptions, name: &str, meta: Meta) -> Result<Self, String> {
         let log = LogOptions {
-            segment_bytes: options.segment_bytes.min(number(&meta, "segment.bytes")),
+            // The topic's own is in its policy, which can be altered.
+            segment_bytes: options.segment_bytes,
             durable: is_strict(options, &meta),
             on_corruption: OnCorruption::Keep,
             files: options.files.clone(),
@@ -47,7 +49,8 @@ impl Topic {
         cache.set_durable(strict).map_err(|e| e.to_string())?;
         cache.ensure_partitions(meta.partitions as usize).map_err(|e| e.to_string())?;
         cache.mark_complete().map_err(|e| e.to_string())?;
-        let mut policy = Policy::from_properties(&topic_config::effective(&meta.config));
+        let config = topic_config::effective(&meta.config);
+        let mut policy = Policy::from_properties(&config);
         policy.segment_bytes = policy.segment_bytes.map(|bytes| bytes.min(options.segment_bytes));
         let compact = policy.compact;
         cache.set_policy(policy);
@@ -59,7 +62,7 @@ impl Topic {
         Ok(Self {
             appenders,
             max_message_bytes: number(&meta, "max.message.bytes"),
-            append_time: meta.config.get("message.timestamp.type").is_some_and(|t| t == "LogAppendTime"),
+            times: Times::of(&config),
             strict,
             compact,
             cache,

@@ -19,6 +19,9 @@ const KNOWN: &[(&str, &str, Kind)] = &[
     ("flush.ms", "9223372036854775807", Kind::Number(0)),
     ("max.compaction.lag.ms", "9223372036854775807", Kind::Number(1)),
     ("max.message.bytes", "1048588", Kind::Number(0)),
+    // Since Kafka 4.0 no longer without a bound. (KIP-1030)
+    ("message.timestamp.after.max.ms", "3600000", Kind::Number(0)),
+    ("message.timestamp.before.max.ms", "9223372036854775807", Kind::Number(0)),
     ("message.timestamp.type", "CreateTime", Kind::OneOf(&["CreateTime", "LogAppendTime"])),
     ("min.cleanable.dirty.ratio", "0.5", Kind::Ratio),
     ("min.compaction.lag.ms", "0", Kind::Number(0)),
@@ -37,8 +40,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("leader.replication.throttled.replicas", ONE_NODE),
     ("local.retention.bytes", NO_TIERS),
     ("local.retention.ms", NO_TIERS),
-    ("message.timestamp.after.max.ms", TIMESTAMPS),
-    ("message.timestamp.before.max.ms", TIMESTAMPS),
     ("min.insync.replicas", ONE_NODE),
     ("preallocate", "segments grow as they are written"),
     ("remote.storage.enable", NO_TIERS),
@@ -48,7 +49,6 @@ const NOT_HERE: &[(&str, &str)] = &[
 ];
 const ONE_NODE: &str = "it has one node";
 const NO_TIERS: &str = "it has no remote storage";
-const TIMESTAMPS: &str = "it takes any time from 1970 on";
 
 fn find(name: &str) -> Result<&'static Kind, String> {
     if let Some((.., kind)) = KNOWN.iter().find(|(known, ..)| *known == name) {
