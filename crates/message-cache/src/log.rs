@@ -210,10 +210,13 @@ impl PartitionLog {
 
     /// The head segment if it has room, else a new one, the old being sealed.
     fn head_for(&self, offset: i64, bytes: u64) -> Result<Arc<Segment>, LogError> {
+        // It may have been begun when segments were longer.
+        let max = self.segment_bytes();
         let base = {
             let view = self.view.read();
+            let fits = |s: &Segment| s.has_room(bytes) && (s.len() == segment::HEADER || s.len() + bytes <= max);
             match &view.head {
-                Some(head) if head.segment.has_room(bytes) => return Ok(Arc::clone(&head.segment)),
+                Some(head) if fits(&head.segment) => return Ok(Arc::clone(&head.segment)),
                 Some(_) => self.end_offset(),
                 None => offset,
             }

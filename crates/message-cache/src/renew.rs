@@ -19,11 +19,11 @@ impl PartitionLog {
         {
             let _writer = self.writer.lock();
             let mut view = self.view.write();
-            if offset <= view.start {
-                return Ok(());
+            // Also one that was moved before and could not be noted.
+            if offset > view.start {
+                view.start = offset;
+                self.end.fetch_max(offset, Ordering::AcqRel);
             }
-            view.start = offset;
-            self.end.fetch_max(offset, Ordering::AcqRel);
         }
         self.shared.ring();
         // Nobody else remembers where an only copy begins, whatever is promised of its records.

@@ -186,7 +186,8 @@ fn compaction_goes_around_a_corrupt_record() {
 /// Partitions were added, so a key is deleted in another one than it was written to.
 #[test]
 fn a_tombstone_stays_while_another_partition_has_what_it_deletes() {
-    let (_dir, cache, now) = topic(Policy { delete_retention_ms: 10, segment_ms: Some(5), min_cleanable_dirty_ratio: 0.0, ..compacted() });
+    let (_dir, cache, now) =
+        topic(Policy { delete_retention_ms: 10, segment_ms: Some(5), min_cleanable_dirty_ratio: 0.0, ..compacted() });
     put(&cache, &[("a", Some("1")), ("b", Some("1"))], 1);
     cache.ensure_partitions(2).unwrap();
     let (old, new) = (cache.partition(0).unwrap(), cache.partition(1).unwrap());
