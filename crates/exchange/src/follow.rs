@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::{Cluster, ConsumedRecord};
-use message_cache::{Event, Filter, From, LogError, ReadOptions, Reader, Record, TopicCache};
+use message_cache::{Event, Filter, From, ReadOptions, Reader, TopicCache};
+use tokio::time::Instant;
 
 use crate::fetch::FetchError;
 use crate::topic::{Topic, Used};
@@ -15,6 +16,8 @@ use crate::topic::{Topic, Used};
 const READ_THROUGH_RECORDS: usize = 512;
 /// Bytes of keys and values of them, more or less: the last record may go over.
 const READ_THROUGH_BYTES: usize = 1 << 20;
+/// How long a cluster that did not give a range is left alone.
+pub const READ_THROUGH_RETRY: Duration = Duration::from_secs(1);
 
 /// What becomes of offsets that the cache does not hold and the cluster may (`cache.topics.NAME.history`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,10 +30,7 @@ pub enum History {
 }
 
 pub struct FollowOptions {
-    pub from: From,
-    pub filter: Filter,
-    /// Whether records are skipped that a newer one of their key has replaced; `None`: as on a compacted topic they are.
-    pub conflate: Option<bool>,
+    pub read: ReadOptions,
     /// How long to wait for the cache to be filled for the first time.
     pub patience: Duration,
 }
@@ -38,31 +38,12 @@ pub struct FollowOptions {
 /// What a follower meets, in the order of each partition.
 #[derive(Debug)]
 pub enum Followed {
-    Cached {
-        partition: i32,
-        record: Record,
-    },
+    /// In the cache. A gap is gone from the cluster too, as far as it was asked.
+    Met(Event),
     /// Read from the cluster, of offsets before those that are cached.
     ReadThrough(ConsumedRecord),
-    /// Offsets that were not read and are gone, from the cluster too as far as it was asked.
-    Gap {
-        partition: i32,
-        offsets: Range<i64>,
-    },
-    /// The partition begins anew; see [`Event::Reset`].
-    Reset {
-        partition: i32,
-    },
-    Unreadable {
-        partition: i32,
-        error: LogError,
-    },
-    /// The cluster does not give what is wanted; it is asked again with the next call.
-    Unavailable {
-        partition: i32,
-        offsets: Range<i64>,
-        reason: String,
-    },
+    /// The cluster does not give what is wanted; it is asked again after [`READ_THROUGH_RETRY`].
+    Unavailable { partition: i32, offsets: Range<i64>, reason: String },
 }
 
 /// Reads a topic on and on. Keeps it current while it lives.
@@ -76,6 +57,8 @@ pub struct Follow<'t> {
     missing: BTreeMap<i32, Range<i64>>,
     /// Events that wait for it.
     held: VecDeque<Event>,
+    /// When the cluster may be asked again.
+    retry_at: Option<Instant>,
 }
 
 impl<'t> Follow<'t> {
@@ -83,7 +66,8 @@ impl<'t> Follow<'t> {
     /// When the topic cannot be cached, or is not filled in time.
     pub async fn start(topic: &'t Topic, options: FollowOptions) -> Result<Self, FetchError> {
         let used = topic.caught_up(None, options.patience).await?;
-        let from = match options.from {
+        let FollowOptions { read: ReadOptions { from, filter, conflate }, .. } = options;
+        let from = match from {
             // Where the cluster begins, which is before the cache does.
             From::Earliest if topic.history() == History::ReadThrough => {
                 let partitions = 0..used.cache.partitions().len() as i32;
@@ -91,10 +75,9 @@ impl<'t> Follow<'t> {
             }
             from => from,
         };
-        let filter = options.filter.clone();
-        let read = ReadOptions { from, filter: options.filter, conflate: options.conflate };
-        let reader = Reader::new(Arc::clone(used.cache), read);
-        Ok(Self { topic, filter, conflate: options.conflate, reader, used, missing: BTreeMap::new(), held: VecDeque::new() })
+        let reader = Reader::new(Arc::clone(used.cache), ReadOptions { from, filter: filter.clone(), conflate });
+        let (missing, held) = Default::default();
+        Ok(Self { topic, filter, conflate, reader, used, missing, held, retry_at: None })
     }
 
     /// The next events, at least one and `max` records or a few more; waits for them.
@@ -110,33 +93,33 @@ impl<'t> Follow<'t> {
             {
                 self.note(event, out);
             }
-            if let Some((partition, offsets)) = self.missing.pop_first() {
+            if let Some((partition, offsets)) = self.missing.first_key_value().map(|(p, o)| (*p, o.clone())) {
                 self.read_through(partition, offsets, out).await;
             }
         }
     }
 
     fn note(&mut self, event: Event, out: &mut Vec<Followed>) {
-        out.push(match event {
-            Event::Record { partition, record } => Followed::Cached { partition, record },
-            Event::Reset { partition } => Followed::Reset { partition },
-            Event::Unreadable { partition, error } => Followed::Unreadable { partition, error },
+        match event {
             Event::Gap { partition, offsets } if self.topic.history() == History::ReadThrough => {
                 self.missing.insert(partition, offsets);
-                return;
             }
-            Event::Gap { partition, offsets } => Followed::Gap { partition, offsets },
-        });
+            event => out.push(Followed::Met(event)),
+        }
     }
 
-    /// Reads a piece of a range from the cluster; what is left of it is kept for the next.
+    /// Reads a piece of a range from the cluster; what is left of it is kept for the next, all of it if this is broken off.
     async fn read_through(&mut self, partition: i32, offsets: Range<i64>, out: &mut Vec<Followed>) {
+        if let Some(at) = self.retry_at {
+            tokio::time::sleep_until(at).await;
+            self.retry_at = None;
+        }
         let (cluster, name) = (self.topic.cluster().clone(), self.topic.name().to_owned());
         let wanted = offsets.clone();
         let read = tokio::task::spawn_blocking(move || read_piece(&cluster, &name, partition, wanted)).await;
         match read.unwrap_or_else(|e| Err(e.to_string())) {
             Err(reason) => {
-                self.missing.insert(partition, offsets.clone());
+                self.retry_at = Some(Instant::now() + READ_THROUGH_RETRY);
                 out.push(Followed::Unavailable { partition, offsets, reason });
             }
             Ok(Piece { records, next }) => {
@@ -145,11 +128,12 @@ impl<'t> Follow<'t> {
                     && first > offsets.start
                     && !self.is_compacted()
                 {
-                    out.push(Followed::Gap { partition, offsets: offsets.start..first });
+                    out.push(Followed::Met(Event::Gap { partition, offsets: offsets.start..first }));
                 }
                 out.extend(records.into_iter().filter(|r| self.wants(r)).map(Followed::ReadThrough));
-                if let Some(next) = next {
-                    self.missing.insert(partition, next..offsets.end);
+                match next {
+                    Some(next) => drop(self.missing.insert(partition, next..offsets.end)),
+                    None => drop(self.missing.remove(&partition)),
                 }
             }
         }

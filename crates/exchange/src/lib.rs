@@ -14,7 +14,7 @@ mod topic;
 pub use cursor::{Cursor, CursorError};
 pub use etag::{Version, record_etag};
 pub use fetch::{Ask, ClauseTemplate, Fetch, FetchError, FetchOptions, Found, Has, Latest, Select};
-pub use follow::{Follow, FollowOptions, Followed, History};
+pub use follow::{Follow, FollowOptions, Followed, History, READ_THROUGH_RETRY};
 pub use merge::{Broken, Merged, Omitted};
 pub use produce::{Acknowledged, Produce, ProduceFault, ProduceOptions};
 pub use topic::{Topic, Topics};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use exchange::{Follow, FollowOptions, Followed, History, Topic};
 use kafka::{Cluster, FetchStart, KafkaCluster, KafkaOptions, ProduceRecord, TopicSpec};
-use message_cache::{Clause, Filter, From, LogOptions};
+use message_cache::{Clause, Event, Filter, From, LogOptions, ReadOptions};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// More than one piece of a range.
@@ -20,18 +20,22 @@ async fn produce(cluster: &KafkaCluster, topic: &str, numbers: std::ops::Range<u
     }
 }
 
+async fn start(topic: &Topic, from: From, filter: Filter) -> Follow<'_> {
+    let read = ReadOptions { from, filter, conflate: None };
+    Follow::start(topic, FollowOptions { read, patience: PATIENCE }).await.unwrap()
+}
+
 /// Reads until the last record, and gives what was met in words.
 async fn follow(topic: &Topic, from: From, filter: Filter, last: usize) -> Vec<String> {
-    let options = FollowOptions { from, filter, conflate: None, patience: PATIENCE };
-    let mut follow = Follow::start(topic, options).await.unwrap();
+    let mut follow = start(topic, from, filter).await;
     let (mut met, mut events) = (Vec::new(), Vec::new());
     let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or(b"-")).into_owned();
     while met.last() != Some(&last.to_string()) {
         tokio::time::timeout(PATIENCE, follow.next(100, &mut events)).await.expect("it does not stall");
         met.extend(events.drain(..).map(|event| match event {
-            Followed::Cached { record, .. } => text(record.value()),
+            Followed::Met(Event::Record { record, .. }) => text(record.value()),
             Followed::ReadThrough(record) => text(record.value.as_deref()),
-            Followed::Gap { offsets, .. } => format!("gap {}..{}", offsets.start, offsets.end),
+            Followed::Met(Event::Gap { offsets, .. }) => format!("gap {}..{}", offsets.start, offsets.end),
             other => format!("{other:?}"),
         }));
         assert!(!follow.positions().is_empty());
@@ -63,7 +67,7 @@ async fn what_only_the_cluster_has_is_read_through_or_told_of() {
     let through = Topic::new(door(), &name, FetchStart::Latest).with_history(History::ReadThrough);
     let plain = Topic::new(door(), &name, FetchStart::Latest);
     // Cached from here on.
-    drop(follow_nothing(&through).await);
+    drop(start(&through, From::Latest, Filter::all()).await);
     let last = BEFORE + 20;
     produce(&cluster, &name, BEFORE..last + 1).await;
 
@@ -79,10 +83,4 @@ async fn what_only_the_cluster_has_is_read_through_or_told_of() {
     let tens: Vec<_> = (0..=last).step_by(10).map(|n| n.to_string()).collect();
     assert_eq!(follow(&through, From::Earliest, zeros, last).await, tens);
     cluster.close().await;
-}
-
-/// Starts the cache of a topic.
-async fn follow_nothing(topic: &Topic) -> Follow<'_> {
-    let options = FollowOptions { from: From::Latest, filter: Filter::all(), conflate: None, patience: PATIENCE };
-    Follow::start(topic, options).await.unwrap()
 }

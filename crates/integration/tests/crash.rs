@@ -12,7 +12,7 @@ use testkit::http::{self, Client};
 use testkit::{Gateway, poll_until};
 
 /// `TIDEGATE_KILL_ROUNDS` overrides it (`cargo xtask soak kill`).
-const KILL_ROUNDS: u64 = 30;
+const KILL_ROUNDS: u64 = 50;
 const PRODUCERS: u64 = 4;
 /// Keys per producer that are written again and again on a compacted topic.
 const HOT_KEYS: u64 = 8;

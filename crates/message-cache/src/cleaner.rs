@@ -198,7 +198,7 @@ impl Round<'_> {
     }
 
     fn put(&mut self, from: &Segment, at: u64, fixed: &Fixed, base: i64, generation: u32) -> Result<(), LogError> {
-        let bytes = fixed.stride() as u64 + 16; // with a delete horizon
+        let bytes = frame::copy_bytes_max(fixed) as u64;
         if self.outputs.current.as_ref().is_some_and(|o| !o.segment.has_room(o.buffer.len() as u64 + bytes)) {
             self.outputs.finish()?;
         }
@@ -226,7 +226,8 @@ impl Round<'_> {
         let key_hash = fixed.key_range().map(|r| keytable::hash(&frame[r], output.segment.salt));
         let at = output.segment.len() + output.buffer.len() as u64;
         frame::copy(frame, fixed, Some(horizon), output.segment.salt, &mut output.buffer);
-        output.entries.push(Entry { at, offset: fixed.offset, timestamp_ms: fixed.timestamp_ms, key_hash });
+        let (offset, timestamp_ms, has_headers) = (fixed.offset, fixed.timestamp_ms, fixed.headers_len > 0);
+        output.entries.push(Entry { at, offset, timestamp_ms, key_hash, has_headers });
         if output.buffer.len() >= WRITE_BYTES { output.write() } else { Ok(()) }
     }
 }

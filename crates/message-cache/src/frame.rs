@@ -160,6 +160,11 @@ pub fn peek(bytes: &[u8]) -> Result<Fixed, Fault> {
     Ok(decoded)
 }
 
+/// Most bytes that [`copy`] appends.
+pub fn copy_bytes_max(fixed: &Fixed) -> usize {
+    padded(fixed.length as usize + HORIZON_BYTES)
+}
+
 /// Appends a verified frame again, for a segment of another salt; a tombstone that has no delete horizon yet gets this one.
 pub fn copy(frame: &[u8], fixed: &Fixed, horizon_ms: Option<i64>, salt: u32, out: &mut Vec<u8>) {
     let start = out.len();

@@ -2,7 +2,7 @@
 
 use crate::error::LogError;
 use crate::filter::{self, At, Filter};
-use crate::frame::{self, FIXED, Fixed};
+use crate::frame::{FIXED, Fixed};
 use crate::index::{Index, Summary};
 use crate::keymap::KeyMap;
 use crate::keytable::{self, Slot};
@@ -38,12 +38,14 @@ pub struct Entry {
     pub timestamp_ms: i64,
     /// `None` for a null key, which no index holds.
     pub key_hash: Option<u32>,
+    pub has_headers: bool,
 }
 
 impl Entry {
     pub fn of(segment: &Segment, at: u64, fixed: &Fixed) -> Self {
         let key_hash = fixed.key_range().map(|r| keytable::hash(&segment.bytes_from(at)[r], segment.salt));
-        Self { at, offset: fixed.offset, timestamp_ms: fixed.timestamp_ms, key_hash }
+        let has_headers = fixed.headers_len > 0;
+        Self { at, offset: fixed.offset, timestamp_ms: fixed.timestamp_ms, key_hash, has_headers }
     }
 }
 
@@ -82,16 +84,18 @@ impl Tables {
         self.is_unordered |= self.time_max.is_some_and(|max| entry.timestamp_ms < max);
         self.time_max = self.time_max.max(Some(entry.timestamp_ms));
         let at8 = (entry.at / 8) as u32;
-        let frame = segment.bytes_from(entry.at);
-        let fixed = frame::peek(frame).ok();
+        // What was just written is read only if it must be: through the mapping, each new page costs a fault.
         if let Some(hash) = entry.key_hash {
-            let key = fixed.and_then(|f| f.key_range()).map(|r| &frame[r]);
-            if let Some(replaced) = self.keys.replace(hash, at8, |older| key_at(segment, older) == key) {
+            let is_same_key = |older| key_at(segment, older) == key_at(segment, at8);
+            if let Some(replaced) = self.keys.replace(hash, at8, is_same_key) {
                 self.terms.post(terms::of_key(hash), replaced);
             }
         }
-        if let Some(fixed) = fixed.filter(|f| f.headers_len > 0) {
-            terms::of_headers(&frame[fixed.headers_range()], segment.salt).for_each(|term| self.terms.post(term, at8));
+        if entry.has_headers
+            && let Ok(fixed) = segment.peek(entry.at)
+        {
+            let headers = &segment.bytes_from(entry.at)[fixed.headers_range()];
+            terms::of_headers(headers, segment.salt).for_each(|term| self.terms.post(term, at8));
         }
     }
 

@@ -151,6 +151,7 @@ impl Worker {
     }
 
     fn turn(&self) {
+        let mut held = Instant::now();
         for cache in (self.caches)() {
             for (partition, log) in cache.partitions().iter().enumerate() {
                 if !self.goes_on() {
@@ -162,7 +163,10 @@ impl Worker {
                 {
                     tracing::error!(topic = cache.name(), partition, %error, "housekeeping failed; it is tried again");
                 }
-                self.hold_bounds();
+                if held.elapsed() >= BOUNDS_INTERVAL {
+                    self.hold_bounds();
+                    held = Instant::now();
+                }
             }
         }
     }

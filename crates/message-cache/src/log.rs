@@ -203,7 +203,8 @@ impl PartitionLog {
             }
             frame::encode(record, length, segment.salt, &mut writer.buffer);
             let key_hash = record.key.map(|key| keytable::hash(key, segment.salt));
-            writer.entries.push(Entry { at, offset: record.offset, timestamp_ms: record.timestamp_ms, key_hash });
+            let (offset, timestamp_ms, has_headers) = (record.offset, record.timestamp_ms, !record.headers.is_empty());
+            writer.entries.push(Entry { at, offset, timestamp_ms, key_hash, has_headers });
         }
         Ok(writer.entries.len())
     }

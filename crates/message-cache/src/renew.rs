@@ -50,6 +50,8 @@ impl PartitionLog {
         if !self.is_fresh() {
             self.life.fetch_add(1, Ordering::AcqRel);
         }
+        // What is being compacted is broken off, and its files are away, before the directory is another one's.
+        let _turn = self.turn.lock();
         let mut keeping = self.keeping.lock();
         let _writer = self.writer.lock();
         // An fsync that runs is of the old life: should it fail, that must not be said of the new one.

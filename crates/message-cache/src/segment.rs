@@ -3,7 +3,7 @@
 //! The mapping of the head segment is as long as the segment may grow. Pages past the end of the file fault, so nothing
 //! here reads past [`Segment::len`], which only moves after the bytes below it were written.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -202,8 +202,14 @@ impl Segment {
     /// Refuses a segment of which a page could not be read, or whose file is shorter than it was written; also later, when
     /// somebody made it as long again.
     pub fn check(&self) -> Result<(), LogError> {
+        let len = self.len();
+        self.check_that(|file| file.len() >= len)
+    }
+
+    /// One call of `stat`.
+    fn check_that(&self, is_well: impl FnOnce(Metadata) -> bool) -> Result<(), LogError> {
         if !self.map.guard.is_damaged() {
-            if self.is_long_enough() {
+            if self.file.metadata().is_ok_and(is_well) {
                 return Ok(());
             }
             self.map.guard.set_damaged();
@@ -229,12 +235,8 @@ impl Segment {
     pub fn append(&self, bytes: &[u8]) -> Result<(), LogError> {
         let at = self.len();
         debug_assert!(at + bytes.len() as u64 <= self.capacity);
-        // Written behind the end, the file would get a hole that reads as zeros.
-        self.check()?;
-        // Without a name, what is appended is lost when the process ends.
-        if self.file.metadata().is_ok_and(|m| m.nlink() == 0) {
-            return Err(LogError::Cut { path: self.path.clone() });
-        }
+        // Written behind the end, the file would get a hole that reads as zeros; without a name, it ends with the process.
+        self.check_that(|file| file.len() >= at && file.nlink() > 0)?;
         if self.has_refuse.load(Ordering::Acquire) {
             self.cut_back(at)?;
         }
