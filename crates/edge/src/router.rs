@@ -1,7 +1,8 @@
 //! The routing table: from a request head to a route and its parameters. Pure.
 //!
-//! A table exists per host and method. Within one, plain routes live in a `matchit` tree; routes with header conditions, and the
-//! few patterns that such a tree cannot hold beside each other (`/a/{id}` and `/a/{*rest}`), are tried one by one, best first.
+//! A table exists per host and method. Within one, plain routes live in a `matchit` tree; routes with header conditions, with
+//! several parameters in a segment, and the few patterns that such a tree cannot hold beside each other (`/a/{id}` and
+//! `/a/{*rest}`), are tried one by one, best first.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -87,7 +88,16 @@ struct Host {
 struct Table {
     tree: matchit::Router<usize>,
     /// Best first.
-    others: Vec<(usize, matchit::Router<()>)>,
+    others: Vec<Other>,
+}
+
+/// A route beside the tree.
+#[derive(Debug)]
+struct Other {
+    at: usize,
+    /// [`Pattern::prefix`], which spares most requests for other routes the rest of the look.
+    prefix: String,
+    alone: matchit::Router<()>,
 }
 
 impl<T> Router<T> {
@@ -215,30 +225,31 @@ impl Table {
                 Some(_) => continue,
                 None => placed.insert((&route.pattern.normal, headers), (direct, at)),
             };
-            if headers.is_empty() && table.tree.insert(route.pattern.normal.as_str(), at).is_ok() {
+            let Pattern { skeleton, prefix, .. } = &route.pattern;
+            if headers.is_empty() && !route.pattern.is_split() && table.tree.insert(skeleton.as_str(), at).is_ok() {
                 continue;
             }
             let mut alone = matchit::Router::new();
             alone
-                .insert(route.pattern.normal.as_str(), ())
+                .insert(skeleton.as_str(), ())
                 .map_err(|error| RouteError::Pattern { path: route.condition.path.clone(), cause: error.to_string() })?;
-            table.others.push((at, alone));
+            table.others.push(Other { at, prefix: prefix.clone(), alone });
         }
         Ok(table)
     }
 
     fn find<T>(&self, path: &str, headers: &HeaderMap, routes: &[(Route, T)]) -> Option<(usize, Params)> {
-        let plain = self.tree.at(path).ok().map(|found| (*found.value, found.params));
-        let specificity = |at: usize| &routes[at].0.pattern.specificity;
+        let pattern = |at: usize| &routes[at].0.pattern;
+        let plain = self.tree.at(path).ok().and_then(|found| Some((*found.value, pattern(*found.value).values(&found.params)?)));
         let other = self
             .others
             .iter()
-            .take_while(|(at, _)| plain.as_ref().is_none_or(|(plain, _)| specificity(*at) <= specificity(*plain)))
-            .filter(|(at, _)| routes[*at].0.condition.headers.iter().all(|condition| holds(condition, headers)))
-            .find_map(|(at, alone)| Some((*at, alone.at(path).ok()?.params)));
-        let (at, found) = other.or(plain)?;
-        let values = found.iter().map(|(_, value)| value);
-        Some((at, Params::new(&routes[at].0.pattern.names, values, path.len(), ENCODED_SLASH)))
+            .filter(|other| path.starts_with(&other.prefix))
+            .take_while(|other| plain.is_none_or(|(plain, _)| pattern(other.at).specificity <= pattern(plain).specificity))
+            .filter(|other| routes[other.at].0.condition.headers.iter().all(|condition| holds(condition, headers)))
+            .find_map(|other| Some((other.at, pattern(other.at).values(&other.alone.at(path).ok()?.params)?)));
+        let (at, values) = other.or(plain)?;
+        Some((at, Params::new(&pattern(at).names, values.into_iter(), path.len(), ENCODED_SLASH)))
     }
 }
 

@@ -129,6 +129,46 @@ fn the_narrower_pattern_wins() {
 }
 
 #[test]
+fn several_parameters_in_a_segment() {
+    let routes = &[
+        "GET /a/{id}",
+        "GET /a/{id};cid={c}",
+        "GET /b/{x}-{y}.{z}",
+        "GET /b/v{x}-{y}.png",
+        "GET /b/{*rest}",
+        "GET /c/{x}--{y}/d/{z}",
+        "* /d/{x}:{y}",
+        "GET /d/{x}:{y} kind",
+        "PUT /d/{x}",
+    ];
+    check(routes, "GET /a/7;cid=Xy", "-> GET /a/{id};cid={c} | id=7 | c=Xy");
+    check(routes, "HEAD /a/7;cid=Xy", "-> GET /a/{id};cid={c} | id=7 | c=Xy");
+    check(routes, "GET /a/1;cid=2;cid=3", "-> GET /a/{id};cid={c} | id=1;cid=2 | c=3");
+    check(routes, "GET /a/%2F%3Bcid%3D%C3%A9%2F", "-> GET /a/{id};cid={c} | id=/ | c=é/");
+    check(routes, "GET /a/1;cid=%C3%A9", "-> GET /a/{id};cid={c} | id=1 | c=é");
+    // Every parameter has a value.
+    check(routes, "GET /a/;cid=3", "-> GET /a/{id} | id=;cid=3");
+    check(routes, "GET /a/3;cid=", "-> GET /a/{id} | id=3;cid=");
+    check(routes, "GET /a/1;cid=;cid=", "-> GET /a/{id};cid={c} | id=1 | c=;cid=");
+    check(routes, "GET /a/;cid=/x", "404");
+    check(routes, "GET /b/1-2.3", "-> GET /b/{x}-{y}.{z} | x=1 | y=2 | z=3");
+    check(routes, "GET /b/1-2-3.4.5", "-> GET /b/{x}-{y}.{z} | x=1-2 | y=3.4 | z=5");
+    check(routes, "GET /b/v1-2.png", "-> GET /b/v{x}-{y}.png | x=1 | y=2");
+    check(routes, "GET /b/v-2.png", "-> GET /b/{x}-{y}.{z} | x=v | y=2 | z=png");
+    check(routes, "GET /b/1.2-3", "-> GET /b/{*rest} | rest=1.2-3");
+    check(routes, "GET /c/1---2/d/3", "-> GET /c/{x}--{y}/d/{z} | x=1- | y=2 | z=3");
+    check(routes, "GET /c/1-2/d/3", "404");
+    check(routes, "GET /d/1:2 kind=1", "-> GET /d/{x}:{y} kind | x=1 | y=2");
+    check(routes, "GET /d/1:2", "-> * /d/{x}:{y} | x=1 | y=2");
+    check(routes, "POST /d/1:2", "-> * /d/{x}:{y} | x=1 | y=2");
+    check(routes, "PUT /d/1:2", "-> * /d/{x}:{y} | x=1 | y=2");
+    check(routes, "PUT /d/1", "-> PUT /d/{x} | x=1");
+    check(routes, "PATCH /a/7;cid=Xy", "405 GET, HEAD, OPTIONS");
+    check(routes, "OPTIONS /c/1--2/d/3", "options GET, HEAD, OPTIONS");
+    check(routes, "OPTIONS /c/1-2/d/3", "404");
+}
+
+#[test]
 fn the_more_direct_method_wins() {
     let routes = &["* /x/{a}", "GET /x/{b}", "HEAD /x/{c}"];
     check(routes, "GET /x/1", "-> GET /x/{b} | b=1");
@@ -181,14 +221,16 @@ fn tables_that_cannot_be() {
     refused(&["* /x", "* /x"], "`* /x` is routed twice");
     refused(&["GET /x @a", "GET /x @A:80"], "routed twice");
     refused(&["GET /x a=1 b", "GET /x b a=1"], "routed twice");
+    refused(&["GET /x/{a}-{b}", "GET /x/{c}-{d}"], "`GET /x/{c}-{d}` is routed twice");
     refused(&["GET x"], "begin with `/`");
-    table(&["GET /x", "GET /x a", "GET /x a=1", "HEAD /x", "* /x", "GET /x @b"]).expect("all different");
+    table(&["GET /x", "GET /x a", "GET /x a=1", "HEAD /x", "* /x", "GET /x @b", "GET /{a}-{b}", "GET /{a}.{b}", "GET /{a}"])
+        .expect("all different");
 }
 
 proptest! {
     #[test]
     fn any_target_is_answered(method in "GET|HEAD|OPTIONS|PUT|BREW", target in "[/a-z.%0-9{}*é:?#-]{0,40}") {
-        let table = table(ITEMS).expect("table");
+        let table = table(&[ITEMS, &["GET /{a}.{b}é{c}", "* /{a}/{b}:{c}"]].concat()).expect("table");
         if let Ok(request) = Request::builder().method(method.as_str()).uri(format!("/{target}")).body(()) {
             let uri = request.uri().clone();
             if let Routed::Found { params, .. } = table.route(&request.into_parts().0) {
@@ -216,5 +258,19 @@ proptest! {
         prop_assert_eq!(params.get("a"), Some(first.as_str()));
         prop_assert_eq!(params.get("b"), Some(second.as_str()));
         prop_assert_eq!(params.len(), 2);
+    }
+
+    #[test]
+    fn what_was_joined_in_a_segment_is_split(
+        values in prop::collection::vec("[^\\pC/;=.é-]{1,8}", 4),
+        separators in prop::collection::vec("[;=.é-]{1,4}", 3),
+    ) {
+        let [a, b, c] = [0, 1, 2].map(|at| separators[at].as_str());
+        let table = Router::build(vec![(route(&format!("GET /{{a}}{a}{{b}}{b}{{c}}/{c}{{d}}")), ())]).expect("table");
+        let encode = |at: usize| utf8_percent_encode(&values[at], NON_ALPHANUMERIC).to_string();
+        let [a, b, c] = [a, b, c].map(|text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string());
+        let request = head(&format!("GET /{}{a}{}{b}{}/{c}{}", encode(0), encode(1), encode(2), encode(3)));
+        let Routed::Found { params, .. } = table.route(&request) else { panic!("{} is not found", request.uri) };
+        prop_assert_eq!(params.iter().map(|(_, value)| value).collect::<Vec<_>>(), values);
     }
 }
