@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{HistoryPlan, LogFormat, LogLevel};
 use crate::units::{Address, MaybeAddress, Size, Start, TemplateText, Time, Word};
 
+mod exchange;
+
+pub(crate) use exchange::*;
+
 /// Tidegate: Kafka topics behind one HTTP surface, served from a durable cache.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -29,6 +33,9 @@ pub(crate) struct Document {
     pub clusters: BTreeMap<String, Cluster>,
     /// The message cache: which topics are kept, and where.
     pub cache: Cache,
+    /// The keys that sign what must not be forged. Without them one is made and kept in the cache directory, which will do for a
+    /// single gateway.
+    pub signing: Option<Signing>,
     /// What is answered: each route is a match with one capability.
     pub routes: Vec<Route>,
 }
@@ -114,6 +121,9 @@ pub(crate) struct Limits {
     /// Most concurrent streams of one HTTP/2 connection (RFC 9113, SETTINGS_MAX_CONCURRENT_STREAMS).
     #[schemars(range(min = 1, max = 100_000))]
     pub streams_per_connection: u32,
+    /// Most exchanges that wait for a reply, over all routes; 503 above.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub pending_exchanges: u32,
 }
 
 impl Default for Limits {
@@ -133,6 +143,7 @@ impl Default for Limits {
             requests: 10_000,
             path_segments: 64,
             streams_per_connection: 128,
+            pending_exchanges: 50_000,
         }
     }
 }
@@ -213,7 +224,7 @@ impl Default for Create {
     }
 }
 
-/// A match with one capability: `produce` or `fetch`.
+/// A match with one capability: `produce`, `fetch` or `exchange`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Route {
@@ -229,6 +240,9 @@ pub(crate) struct Route {
     /// Answers from a cached topic.
     #[serde(default)]
     pub fetch: Option<Fetch>,
+    /// Writes the request to one topic and answers with the reply from another.
+    #[serde(default)]
+    pub exchange: Option<Exchange>,
 }
 
 /// Which requests a route takes.
@@ -295,6 +309,15 @@ pub(crate) struct Produce {
     /// Longest time for the body to arrive, and again for the acknowledgement; by default `limits.request_timeout`.
     #[serde(default)]
     pub timeout: Option<Time>,
+    /// Whose request it is: a template over the request. Idempotency keys of different identities have nothing to do with each other.
+    #[serde(default)]
+    pub identity: Option<TemplateText>,
+    /// Makes a request that is sent again cause no second record.
+    #[serde(default)]
+    pub idempotency: Option<Idempotency>,
+    /// Whether a PUT, PATCH or DELETE without `If-Match`, `If-None-Match` or `If-Unmodified-Since` is refused (428).
+    #[serde(default)]
+    pub require_match: bool,
 }
 
 /// Answers from a cached topic: one record by `filters`, or all of them, or all that pass `filters`, by `merge`.

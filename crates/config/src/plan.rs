@@ -12,6 +12,10 @@ use template::Template;
 
 use crate::secret::looks_secret;
 
+mod exchange;
+
+pub use exchange::*;
+
 #[derive(Debug)]
 pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
@@ -21,6 +25,10 @@ pub struct Plan {
     pub limits: LimitsPlan,
     pub clusters: Vec<ClusterPlan>,
     pub cache: CachePlan,
+    /// `None`: one random key, kept in the cache directory.
+    pub signing: Option<SigningPlan>,
+    /// The topics of claims, each once; not cached unless `cache.topics` declares them.
+    pub claims: Vec<ClaimsPlan>,
     pub routes: Vec<RoutePlan>,
 }
 
@@ -91,6 +99,8 @@ pub struct LimitsPlan {
     pub requests: usize,
     pub path_segments: usize,
     pub streams_per_connection: u32,
+    /// Most exchanges that wait for a reply, of all routes.
+    pub pending_exchanges: usize,
 }
 
 #[derive(Clone)]
@@ -196,6 +206,7 @@ pub struct RoutePlan {
 pub enum CapabilityPlan {
     Produce(ProducePlan),
     Fetch(FetchPlan),
+    Exchange(ExchangePlan),
 }
 
 #[derive(Debug)]
@@ -214,6 +225,13 @@ pub struct ProducePlan {
     pub body_bytes: Option<usize>,
     /// `None`: [`LimitsPlan::request_timeout`].
     pub timeout: Option<Duration>,
+    /// Who asks: of the request alone. `None`: nobody in particular, an empty text.
+    pub identity: Option<Template>,
+    pub idempotency: Option<IdempotencyPlan>,
+    /// Whether a PUT, PATCH or DELETE without precondition is refused (RFC 6585, section 3). The topic is in the cache then.
+    pub require_match: bool,
+    /// Whether the topic, which is a literal then, is in [`CachePlan::topics`], so that preconditions can be evaluated.
+    pub caches: bool,
 }
 
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use crate::node::{Kind, Node};
 
 const MASK: &str = "***";
 
-/// Whether a key of this name usually holds a secret (`sasl.password`, `ssl.key.pem`, `sasl.jaas.config`, ...).
+/// Whether a key of this name usually holds a secret (`sasl.password`, `ssl.key.pem`, `sasl.jaas.config`, `signing`, ...).
 pub fn looks_secret(key: &str) -> bool {
-    const PARTS: [&str; 12] = [
+    const PARTS: [&str; 13] = [
         "password",
         "passwd",
         "passphrase",
@@ -19,6 +19,7 @@ pub fn looks_secret(key: &str) -> bool {
         "key.pem",
         "ssl.key",
         "keystore.key",
+        "signing",
     ];
     let plain = key.to_ascii_lowercase().replace('-', "_");
     PARTS.iter().any(|part| plain.contains(part))

@@ -38,6 +38,9 @@ pub(super) fn header_fault(name: &str, shown: &str) -> Option<(String, Option<St
     refused.then(|| (format!("the header {shown} cannot be passed on"), Some(help)))
 }
 
+/// What makes up the target of a request, under the names of HTTP/2 (RFC 9113, section 8.3.1).
+pub(super) const PSEUDO: [&str; 4] = [":method", ":path", ":authority", ":scheme"];
+
 /// What is wrong with a host name in a match.
 pub(super) fn host_fault(host: &str) -> Option<&'static str> {
     let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');

@@ -2,8 +2,12 @@
 
 mod capability;
 mod clusters;
+mod exchange;
 mod http;
+mod idempotency;
+mod location;
 mod pattern;
+mod produce;
 mod routes;
 mod templates;
 
@@ -13,12 +17,15 @@ use std::path::Path;
 pub use http::HOP_BY_HOP;
 
 use crate::Checks;
-use crate::document::{Document, Limits};
+use crate::document::{Document, Limits, Signing};
 use crate::names::did_you_mean;
 use crate::node::{At, Kind, Node};
-use crate::plan::{LimitsPlan, ListenerPlan, LogPlan, Plan};
+use crate::plan::{ClaimsPlan, LimitsPlan, ListenerPlan, LogPlan, Plan, SigningPlan};
 use crate::problem::Report;
 use crate::units::{Size, Time};
+
+/// Shorter keys could be guessed: as many bytes as a location token's MAC has.
+const SIGNING_KEY_BYTES_MIN: usize = 16;
 
 /// Why a Kafka property is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +43,18 @@ pub(crate) fn check(
     checks: &Checks<'_>,
     report: &mut Report,
 ) -> Option<Plan> {
-    let mut checker = Checker { dropped, tree, report, checks, topics: BTreeMap::new(), embedded: BTreeSet::new() };
+    let (topics, embedded, needed) = Default::default();
+    let mut checker = Checker { dropped, tree, report, checks, topics, embedded, needed, claims: Vec::new() };
     let listeners = checker.listeners(document);
     let limits = checker.limits(&document.limits);
     let clusters = checker.clusters(document);
     let cache = checker.cache(document, base_dir);
-    let routes = checker.routes(document, &limits);
+    let signing = checker.signing(document.signing.as_ref());
+    let mut routes = checker.routes(document, &limits);
+    let mut cache = cache?;
+    let claims = checker.settle(&mut cache, &mut routes);
     let log = LogPlan { level: document.log.level, format: document.log.format, access: document.log.access };
-    Some(Plan { listeners, admin: document.admin.address.0, log, limits, clusters, cache: cache?, routes })
+    Some(Plan { listeners, admin: document.admin.address.0, log, limits, clusters, cache, signing, claims, routes })
 }
 
 struct Checker<'a> {
@@ -56,6 +67,9 @@ struct Checker<'a> {
     topics: BTreeMap<String, String>,
     /// The clusters that are the built-in log.
     embedded: BTreeSet<String>,
+    /// The topics, by cluster and name, that a route needs in the cache, declared or not.
+    needed: BTreeSet<(String, String)>,
+    claims: Vec<ClaimsPlan>,
 }
 
 impl<'a> Checker<'a> {
@@ -168,7 +182,20 @@ impl<'a> Checker<'a> {
             requests: limits.requests as usize,
             path_segments: limits.path_segments as usize,
             streams_per_connection: limits.streams_per_connection,
+            pending_exchanges: limits.pending_exchanges as usize,
         }
+    }
+
+    fn signing(&mut self, signing: Option<&Signing>) -> Option<SigningPlan> {
+        let at = At::root().key("signing").key("keys");
+        let keys = &signing?.keys;
+        for (at, key) in self.kept(&at).zip(keys) {
+            if key.0.len() < SIGNING_KEY_BYTES_MIN {
+                let message = format!("a signing key has {SIGNING_KEY_BYTES_MIN} bytes or more; this one is shorter");
+                self.fault(&at, message, "make one with: openssl rand -base64 32".to_owned());
+            }
+        }
+        Some(SigningPlan { keys: keys.iter().map(|key| key.0.clone().into_bytes()).collect() })
     }
 
     fn size(&mut self, name: &str, size: Size, least: u64, most: u64) -> usize {

@@ -1,4 +1,4 @@
-//! Path patterns: `/items/{id}`, `/files/{*rest}`.
+//! Path patterns: `/items/{id}`, `/orders/{id};cid={token}`, `/files/{*rest}`.
 
 /// Most parameters of one pattern.
 pub const PARAMS_MAX: usize = 8;
@@ -50,23 +50,35 @@ impl Pattern {
     fn segment(&mut self, segment: &str, is_last: bool) -> Result<(), Fault> {
         let fault = |message: String, help: &str| Err((message, Some(help.to_owned())));
         self.shape.push('/');
-        let Some((before, rest)) = segment.split_once('{') else {
-            if segment.contains('}') {
-                return fault(format!("the braces of '{segment}' do not pair"), "a parameter is written {name}");
+        let unpaired = || fault(format!("the braces of '{segment}' do not pair"), "a parameter is written {name}");
+        let mut rest = segment;
+        while let Some(brace) = rest.find(['{', '}']) {
+            let (text, braced) = rest.split_at(brace);
+            let Some((inside, after)) = braced.strip_prefix('{').and_then(|braced| braced.split_once('}')) else {
+                return unpaired();
+            };
+            if inside.contains('{') {
+                return unpaired();
             }
-            self.shape.push_str(segment);
-            return Ok(());
-        };
-        let Some((inside, after)) = rest.split_once('}').filter(|_| !before.contains('}')) else {
-            return fault(format!("the braces of '{segment}' do not pair"), "a parameter is written {name}");
-        };
-        if after.contains(['{', '}']) {
-            return fault(format!("'{segment}' has more than one parameter"), "a segment has one parameter at most");
+            let is_first = rest.len() == segment.len();
+            if text.is_empty() && !is_first {
+                let message = format!("nothing stands between two parameters of '{segment}'");
+                return fault(message, "put some text between them, as in {a}-{b}");
+            }
+            let (star, name) = inside.strip_prefix('*').map_or(("", inside), |name| ("*", name));
+            if star == "*" && (!is_last || !is_first || !text.is_empty() || !after.is_empty()) {
+                return fault(format!("'{{*{name}}}' stands alone at the end of a path"), "move it there, or write {name}");
+            }
+            self.param(inside, name)?;
+            self.shape.push_str(&format!("{text}{{{star}}}"));
+            rest = after;
         }
-        let (star, name) = inside.strip_prefix('*').map_or(("", inside), |name| ("*", name));
-        if star == "*" && (!is_last || !before.is_empty() || !after.is_empty()) {
-            return fault(format!("'{{*{name}}}' stands alone at the end of a path"), "move it there, or write {name}");
-        }
+        self.shape.push_str(rest);
+        Ok(())
+    }
+
+    fn param(&mut self, inside: &str, name: &str) -> Result<(), Fault> {
+        let fault = |message: String, help: &str| Err((message, Some(help.to_owned())));
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
             return fault(format!("'{inside}' is no name for a parameter"), "letters, digits and '_', no digit first");
@@ -75,8 +87,12 @@ impl Pattern {
             return fault(format!("the parameter '{name}' is given twice"), "give each parameter a name of its own");
         }
         self.params.push(name.to_owned());
-        self.shape.push_str(&format!("{before}{{{star}}}{after}"));
         Ok(())
+    }
+
+    /// The parameter that stands for the rest of the path.
+    pub(super) fn rest(&self) -> Option<&str> {
+        self.params.last().filter(|_| self.shape.ends_with("/{*}")).map(String::as_str)
     }
 }
 
@@ -102,7 +118,15 @@ mod tests {
             ("/a//b", Err("the path has an empty segment")),
             ("/a/../b", Err("the route can never be reached: requests with a '..' segment are refused")),
             ("/{a}/{a}", Err("the parameter 'a' is given twice")),
-            ("/{a}{b}", Err("'{a}{b}' has more than one parameter")),
+            ("/orders/{id};cid={token}", Ok("/orders/{};cid={} [id token]")),
+            ("/{a}.{b}.{c}/x", Ok("/{}.{}.{}/x [a b c]")),
+            ("/{a}{b}", Err("nothing stands between two parameters of '{a}{b}'")),
+            ("/x-{a}{b}", Err("nothing stands between two parameters of 'x-{a}{b}'")),
+            ("/{a}-{a}", Err("the parameter 'a' is given twice")),
+            ("/{{a}}", Err("the braces of '{{a}}' do not pair")),
+            ("/{a}-{b", Err("the braces of '{a}-{b' do not pair")),
+            ("/{a}-{*rest}", Err("'{*rest}' stands alone at the end of a path")),
+            ("/{*rest}-{a}", Err("'{*rest}' stands alone at the end of a path")),
             ("/{a", Err("the braces of '{a' do not pair")),
             ("/a}", Err("the braces of 'a}' do not pair")),
             ("/}{a}", Err("the braces of '}{a}' do not pair")),

@@ -8,11 +8,16 @@ use super::pattern::{self, Pattern};
 use crate::document::{Document, Match, MatchMap, OneOrMany, Route};
 use crate::names::nearest;
 use crate::node::At;
-use crate::plan::{CapabilityPlan, LimitsPlan, RoutePlan};
+use crate::plan::{CapabilityPlan, LimitsPlan, LocationPlan, RoutePlan};
 use crate::units::Word;
 
-const PRODUCE_METHODS: [&str; 4] = ["POST", "PUT", "PATCH", "DELETE"];
-const FETCH_METHODS: [&str; 1] = ["GET"];
+/// What a route may do, and with which methods.
+const CAPABILITIES: [(&str, &[&str]); 3] = [
+    ("produce", &["POST", "PUT", "PATCH", "DELETE"]),
+    ("fetch", &["GET"]),
+    ("exchange", &["GET", "POST", "PUT", "PATCH", "DELETE"]),
+];
+const ALL_METHODS: &[&str] = CAPABILITIES[2].1;
 const ANY: &str = "*";
 
 /// Header names in lower case, with the value they must have if there is one.
@@ -30,6 +35,21 @@ struct Matched {
     pattern: Option<Pattern>,
     host: Option<String>,
     headers: Conditions,
+}
+
+/// The route that a capability stands in.
+pub(super) struct Site<'r> {
+    pub at: &'r At,
+    /// `None` when the path is at fault.
+    pub pattern: Option<&'r Pattern>,
+    /// Empty when the match is at fault.
+    pub methods: &'r [String],
+}
+
+impl<'r> Site<'r> {
+    pub fn params(&self) -> Option<&'r [String]> {
+        self.pattern.map(|pattern| pattern.params.as_slice())
+    }
 }
 
 impl Checker<'_> {
@@ -50,12 +70,20 @@ impl Checker<'_> {
         if let Some(matched) = &matched {
             self.claim(matched, &listeners, at, claims);
         }
-        let params = matched.as_ref().and_then(|m| m.pattern.as_ref()).map(|pattern| pattern.params.as_slice());
-        let produce = route.produce.as_ref().map(|produce| self.produce(produce, &at.key("produce"), params));
-        let fetch = route.fetch.as_ref().map(|fetch| self.fetch(fetch, &at.key("fetch"), params));
-        let capability = match (produce, fetch) {
-            (Some(produce), None) => CapabilityPlan::Produce(produce?),
-            (None, Some(fetch)) => CapabilityPlan::Fetch(fetch?),
+        let pattern = matched.as_ref().and_then(|m| m.pattern.as_ref());
+        let site = Site { at, pattern, methods: matched.as_ref().map_or(&[], |m| m.methods.as_slice()) };
+        let produce = route.produce.as_ref().map(|produce| self.produce(produce, &at.key("produce"), &site));
+        let fetch = route.fetch.as_ref().map(|fetch| self.fetch(fetch, &at.key("fetch"), site.params()));
+        let exchange = route.exchange.as_ref().map(|exchange| self.exchange(exchange, &at.key("exchange"), &site, limits));
+        if let (Some(Some(exchange)), Some(matched)) = (&exchange, &matched)
+            && let Some(location) = &exchange.location
+        {
+            self.claim_location(location, matched, &listeners, at, claims);
+        }
+        let capability = match (produce, fetch, exchange) {
+            (Some(produce), None, None) => CapabilityPlan::Produce(produce?),
+            (None, Some(fetch), None) => CapabilityPlan::Fetch(fetch?),
+            (None, None, Some(exchange)) => CapabilityPlan::Exchange(exchange?),
             _ => return None,
         };
         let Matched { methods, path, host, headers, .. } = matched?;
@@ -64,23 +92,21 @@ impl Checker<'_> {
         Some(RoutePlan { name, line, listeners, methods, path, host, headers, capability })
     }
 
-    /// The methods of the route's one capability; reports when it has none or two. Asks the tree, so that a capability with a
-    /// fault inside counts.
+    /// The methods of the route's one capability; reports when it has none or several. Asks the tree, so that a capability with
+    /// a fault inside counts.
     fn capability_methods(&mut self, at: &At) -> &'static [&'static str] {
         let has = |key: &str| self.tree.get(at).and_then(|node| node.entry(key)).is_some_and(|entry| !entry.value.is_null());
-        match (has("produce"), has("fetch")) {
-            (true, false) => &PRODUCE_METHODS,
-            (false, true) => &FETCH_METHODS,
-            (true, true) => {
-                let help = "make it two routes, one for each".to_owned();
-                self.key_fault(&at.key("fetch"), "a route has one capability, this one has 'produce' and 'fetch'", help);
-                &["POST", "PUT", "PATCH", "DELETE", "GET"]
-            }
-            (false, false) => {
-                self.fault(at, "the route does nothing", "add 'produce' or 'fetch'".to_owned());
-                &["POST", "PUT", "PATCH", "DELETE", "GET"]
+        let given: Vec<_> = CAPABILITIES.iter().filter(|(name, _)| has(name)).collect();
+        match given.as_slice() {
+            [(_, methods)] => return methods,
+            [] => self.fault(at, "the route does nothing", "add 'produce', 'fetch' or 'exchange'".to_owned()),
+            [(first, _), (second, _), ..] => {
+                let help = "make it a route for each".to_owned();
+                let message = format!("a route has one capability, this one has '{first}' and '{second}'");
+                self.key_fault(&at.key(second), message, help);
             }
         }
+        ALL_METHODS
     }
 
     fn matched(&mut self, matches: &Match, at: &At, allowed: &[&str], limits: &LimitsPlan) -> Option<Matched> {
@@ -141,7 +167,7 @@ impl Checker<'_> {
         kept
     }
 
-    fn pattern(&mut self, path: &str, at: &At, limits: &LimitsPlan) -> Option<Pattern> {
+    pub(super) fn pattern(&mut self, path: &str, at: &At, limits: &LimitsPlan) -> Option<Pattern> {
         match pattern::parse(path) {
             Ok(pattern) if pattern.segments > limits.path_segments => {
                 let message = format!("the route can never be reached: a path has at most {} segments", limits.path_segments);
@@ -212,7 +238,27 @@ impl Checker<'_> {
 
     /// Reports a route that takes the same requests as one before it. Which of the two answers would be left to chance.
     fn claim(&mut self, matched: &Matched, listeners: &[String], at: &At, claims: &mut Claims) {
-        let Some(pattern) = &matched.pattern else { return };
+        if let Some((method, line)) = self.taken(matched, listeners, at, claims) {
+            let message = format!("the route can never be reached: {method} on this path goes to the route in line {line}");
+            self.fault(&at.key("match"), message, "remove one of the two, or tell them apart by host or headers".to_owned());
+        }
+    }
+
+    /// A location is a GET route of its own, with the listeners and the host of its exchange, whatever the headers.
+    fn claim_location(&mut self, location: &LocationPlan, matched: &Matched, listeners: &[String], at: &At, claims: &mut Claims) {
+        let pattern = pattern::parse(&location.pattern).ok();
+        let (methods, host) = (vec!["GET".to_owned()], matched.host.clone());
+        let own = Matched { methods, path: location.pattern.clone(), pattern, host, headers: Conditions::new() };
+        if let Some((_, line)) = self.taken(&own, listeners, at, claims) {
+            let message = format!("the location can never be reached: GET on this path goes to the route in line {line}");
+            let at = at.key("exchange").key("async").key("location");
+            self.fault(&at, message, "give each a path of its own".to_owned());
+        }
+    }
+
+    /// Notes who takes such requests. A method that somebody takes already, and the line of that route.
+    fn taken(&self, matched: &Matched, listeners: &[String], at: &At, claims: &mut Claims) -> Option<(String, usize)> {
+        let pattern = matched.pattern.as_ref()?;
         let mut first: Option<(String, At)> = None;
         for method in &matched.methods {
             let claim = (method.clone(), matched.host.clone(), matched.headers.clone(), pattern.shape.clone());
@@ -223,11 +269,7 @@ impl Checker<'_> {
                 None => takers.push((at.clone(), listeners.to_vec())),
             }
         }
-        if let Some((method, first)) = first {
-            let line = self.tree.key_span(&first).line;
-            let message = format!("the route can never be reached: {method} on this path goes to the route in line {line}");
-            self.fault(&at.key("match"), message, "remove one of the two, or tell them apart by host or headers".to_owned());
-        }
+        first.map(|(method, taker)| (method, self.tree.key_span(&taker).line))
     }
 }
 

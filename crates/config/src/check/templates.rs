@@ -10,6 +10,8 @@ use crate::units::TemplateText;
 /// What a template may use that is rendered before there is a record.
 pub(super) const OF_REQUEST: [Variable; 6] =
     [Variable::Params, Variable::Query, Variable::Headers, Variable::Guard, Variable::IdempotencyKey, Variable::CorrelationId];
+/// What a template may use that says which request it is: neither of what is made from that.
+pub(super) const OF_IDENTITY: [Variable; 4] = [Variable::Params, Variable::Query, Variable::Headers, Variable::Guard];
 /// What a template may use that is rendered for the answer.
 pub(super) const OF_RECORD: [Variable; 7] = Variable::ALL;
 
@@ -44,7 +46,7 @@ impl Checker<'_> {
     }
 
     /// Reports the fault at the very character, if the text stands in the file as it is.
-    fn template_fault(&mut self, at: &At, text: &str, error: template::CompileError) {
+    pub(super) fn template_fault(&mut self, at: &At, text: &str, error: template::CompileError) {
         let Some(node) = self.tree.get(at) else { return };
         let Some(scalar) = node.scalar() else { return };
         if scalar.written.is_some() {

@@ -219,7 +219,7 @@ fn no_capability() {
     check_routes(
         r#"  - match: GET /items
 "#,
-        r#"9:5 the route does nothing (add 'produce' or 'fetch')
+        r#"9:5 the route does nothing (add 'produce', 'fetch' or 'exchange')
 "#,
     );
 }
@@ -231,7 +231,7 @@ fn two_capabilities() {
     produce: { topic: items }
     fetch: { topic: items, merge: json }
 "#,
-        r#"11:5 a route has one capability, this one has 'produce' and 'fetch' (make it two routes, one for each)
+        r#"11:5 a route has one capability, this one has 'produce' and 'fetch' (make it a route for each)
 "#,
     );
 }
