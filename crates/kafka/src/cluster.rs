@@ -6,8 +6,8 @@ use std::sync::Arc;
 use message_cache::TopicCache;
 
 use crate::{
-    AdminError, ClusterStatus, EmbeddedCluster, FetchOptions, KafkaCluster, ProduceError, ProduceRecord, Produced,
-    TopicDescription, TopicSpec,
+    AdminError, ClusterStatus, Condition, EmbeddedCluster, FetchOptions, KafkaCluster, ProduceError, ProduceRecord, Produced,
+    TopicDescription, TopicSpec, Written,
 };
 
 /// A named cluster. Cloning shares it.
@@ -24,6 +24,26 @@ impl Cluster {
             Self::Kafka(c) => c.produce(record).await,
             Self::Embedded(c) => c.produce(record).await,
         }
+    }
+
+    /// As [`Self::produce`], if a look at the cached topic says so. On the embedded cluster the look and the append are one: see
+    /// [`EmbeddedCluster::produce_if`]. On Kafka they are not: the look sees what was fetched so far, and what others write between
+    /// it and the append, or have written and nobody fetched yet, goes unnoticed.
+    ///
+    /// # Errors
+    /// [`ProduceError::ConditionFailed`]: nothing was written. [`ProduceError::Unavailable`] until the cache of a Kafka topic has
+    /// reached its end once. Otherwise as of [`Self::produce`].
+    pub async fn produce_if(&self, record: ProduceRecord, condition: Condition) -> Result<Produced, ProduceError> {
+        let cluster = match self {
+            Self::Kafka(c) => c,
+            Self::Embedded(c) => return c.produce_if(record, condition).await,
+        };
+        let unavailable = |reason| ProduceError::Unavailable { reason, written: Written::No };
+        let cache = cluster.cached(&record.topic, FetchOptions::default()).map_err(|e| unavailable(e.to_string()))?;
+        if !cache.is_complete() || cache.is_asleep() {
+            return Err(unavailable(format!("what topic {} holds is still being fetched", record.topic)));
+        }
+        if condition(&cache) { cluster.produce(record).await } else { Err(ProduceError::ConditionFailed) }
     }
 
     /// The cache of a topic, filled from now on by one fetcher per partition however often this is called. Does not

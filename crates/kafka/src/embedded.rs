@@ -47,6 +47,9 @@ pub enum Acks {
     Written,
 }
 
+/// Whether a record is to be written, by a look at its topic: see [`EmbeddedCluster::produce_if`].
+pub type Condition = Box<dyn FnOnce(&TopicCache) -> bool + Send>;
+
 #[derive(Clone, Debug)]
 pub struct EmbeddedOptions {
     pub name: String,
@@ -138,6 +141,25 @@ impl EmbeddedCluster {
 
     /// Answers when the record is durable, or with the kernel if `acks` asks for no more.
     pub async fn produce(&self, record: ProduceRecord) -> Result<Produced, ProduceError> {
+        self.write(record, None).await
+    }
+
+    /// As [`Self::produce`], if a look at the topic says so at the moment of the append. No record of the same key, or with a null
+    /// key of any, comes between the look and the append in the partition that the record goes to; and every such record that was
+    /// appended there before is seen, acknowledged or not. Records of other keys that are written at the same moment may share an
+    /// fsync with this one, and so come before it unseen. Of other partitions is seen what they show then: that is everything only
+    /// if all records of a key go to the same one.
+    ///
+    /// The look keeps other writers of the partition waiting, on one of the few threads that there are: it is to be short, and to
+    /// write nothing.
+    ///
+    /// # Errors
+    /// [`ProduceError::ConditionFailed`]: nothing was written. Otherwise as [`Self::produce`].
+    pub async fn produce_if(&self, record: ProduceRecord, condition: Condition) -> Result<Produced, ProduceError> {
+        self.write(record, Some(condition)).await
+    }
+
+    async fn write(&self, record: ProduceRecord, condition: Option<Condition>) -> Result<Produced, ProduceError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(ProduceError::Unavailable { reason: "shutting down".into(), written: Written::No });
         }
@@ -150,7 +172,11 @@ impl EmbeddedCluster {
         let (partition, appender) = topic.choose(&record)?;
         let limit_bytes = topic.max_message_bytes.min(self.options.message_max_bytes);
         let (timestamp_ms, timestamp_type) = topic.times.stamp(record.timestamp_ms, now_ms())?;
-        let pending = Pending::new(record, timestamp_ms, timestamp_type);
+        let mut pending = Pending::new(record, timestamp_ms, timestamp_type);
+        if let Some(condition) = condition {
+            let cache = Arc::clone(&topic.cache);
+            pending.look = Some(Box::new(move || condition(&cache)));
+        }
         if pending.bytes() > limit_bytes {
             return Err(ProduceError::TooLarge { limit_bytes: Some(limit_bytes) });
         }

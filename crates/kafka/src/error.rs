@@ -6,6 +6,8 @@
 pub enum Written {
     No,
     Maybe,
+    /// Of what went wrong later.
+    Yes,
 }
 
 /// Why a record was not acknowledged.
@@ -41,6 +43,9 @@ pub enum ProduceError {
          have retention or compaction take more"
     )]
     BytesMax,
+    /// What `produce_if` was to look for is not so, or not any more.
+    #[error("the condition of the record does not hold: the topic has changed since")]
+    ConditionFailed,
 }
 
 impl ProduceError {

@@ -10,7 +10,7 @@ mod types;
 
 pub use client::{KafkaCluster, KafkaOptions, TOPIC_REFRESH};
 pub use cluster::Cluster;
-pub use embedded::{Acks, EmbeddedCluster, EmbeddedOptions, check_topic};
+pub use embedded::{Acks, Condition, EmbeddedCluster, EmbeddedOptions, check_topic};
 pub use error::{AdminError, ProduceError, Written};
 pub use partitioner::murmur2_partition;
 pub use properties::{PropertyProblem, Scope, check_property, is_embedded};

@@ -48,7 +48,7 @@ pub use files::{Faults, Files, Op, OpKind, Verdict};
 pub use filter::{Clause, Filter};
 pub use keeper::{Keeper, KeeperOptions, KeeperStatus};
 pub use lock::{DirLock, LockError};
-pub use log::{LogOptions, OnCorruption, PartitionLog};
+pub use log::{Appending, LogOptions, OnCorruption, PartitionLog};
 pub use policy::Policy;
 pub use reader::{Event, From, ReadOptions, Reader};
 pub use record::{Header, NewRecord, Record, TimestampType};

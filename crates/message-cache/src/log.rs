@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::clock::Clock;
 use crate::durability::Durability;
@@ -153,15 +153,19 @@ impl PartitionLog {
         self.append_locked(&mut writer, records)
     }
 
-    /// Appends records at the next offsets, which they are given; returns the first.
+    /// As [`Appending::append_next`].
     pub fn append_next(&self, records: &mut [NewRecord<'_>]) -> Result<i64, LogError> {
-        let mut writer = self.writer.lock();
-        let first = self.end_offset();
-        for (record, offset) in records.iter_mut().zip(first..) {
-            record.offset = offset;
-        }
-        self.append_locked(&mut writer, records)?;
-        Ok(first)
+        self.begin_append()?.append_next(records)
+    }
+
+    /// Keeps others from appending, for who looks at the log first: see [`Appending`].
+    ///
+    /// # Errors
+    /// Why the log takes no records, if it takes none.
+    pub fn begin_append(&self) -> Result<Appending<'_>, LogError> {
+        let writer = self.writer.lock();
+        self.refusal()?;
+        Ok(Appending { log: self, writer })
     }
 
     fn append_locked(&self, writer: &mut Writer, mut records: &[NewRecord<'_>]) -> Result<(), LogError> {
@@ -348,6 +352,28 @@ impl PartitionLog {
     /// Offset and timestamp of the last record.
     pub fn last(&self) -> Option<(i64, i64)> {
         self.view.read().last().map(|Last { offset, timestamp_ms }| (offset, timestamp_ms))
+    }
+}
+
+/// Whose turn it is to append. Until this is dropped nobody else does, nor is the log reset: what is read of it meanwhile, in any
+/// way that writes nothing, is all that was appended before, and holds for the append that follows.
+pub struct Appending<'a> {
+    log: &'a PartitionLog,
+    writer: MutexGuard<'a, Writer>,
+}
+
+impl Appending<'_> {
+    /// Appends records at the next offsets, which they are given; returns the first.
+    ///
+    /// # Errors
+    /// As of [`PartitionLog::append`].
+    pub fn append_next(&mut self, records: &mut [NewRecord<'_>]) -> Result<i64, LogError> {
+        let first = self.log.end_offset();
+        for (record, offset) in records.iter_mut().zip(first..) {
+            record.offset = offset;
+        }
+        self.log.append_locked(&mut self.writer, records)?;
+        Ok(first)
     }
 }
 

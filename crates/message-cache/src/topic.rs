@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::budget::Give;
@@ -25,6 +25,8 @@ pub struct TopicCache {
     dir: PathBuf,
     options: LogOptions,
     partitions: RwLock<Arc<Vec<Arc<PartitionLog>>>>,
+    /// Held while the partitions change, which takes long; who only reads which there are does not wait for it.
+    changing: Mutex<()>,
     /// As the options had it, until somebody says otherwise.
     durable: AtomicBool,
     complete: AtomicBool,
@@ -88,6 +90,7 @@ impl TopicCache {
             dir,
             options: options.clone(),
             partitions: RwLock::default(),
+            changing: Mutex::default(),
             durable: AtomicBool::new(options.durable),
             complete: AtomicBool::new(dir_has_mark),
             life: AtomicU64::new(0),
@@ -127,7 +130,8 @@ impl TopicCache {
 
     /// Creates the partitions that are missing below `count`. They stay: Kafka never takes a partition away.
     pub fn ensure_partitions(&self, count: usize) -> Result<(), LogError> {
-        let mut partitions = self.partitions.write();
+        let _changing = self.changing.lock();
+        let partitions = self.partitions();
         if count <= partitions.len() {
             return Ok(());
         }
@@ -138,7 +142,7 @@ impl TopicCache {
             grown.push(Arc::new(PartitionLog::open(&dir, options.clone(), Arc::clone(&self.shared))?));
         }
         self.shared.set_partitions(&grown);
-        *partitions = Arc::new(grown);
+        *self.partitions.write() = Arc::new(grown);
         self.shared.ring();
         Ok(())
     }
@@ -182,7 +186,9 @@ impl TopicCache {
     /// Drops every record, and the partitions from `count` on: what is cached is of a former life of the topic.
     pub fn drop_all(&self, count: usize) -> Result<(), LogError> {
         self.mark_incomplete()?;
-        let mut partitions = self.partitions.write();
+        let _changing = self.changing.lock();
+        // A log is dropped when nobody appends to it, and who appends may be looking at the topic.
+        let partitions = self.partitions();
         self.life.fetch_add(1, Ordering::AcqRel);
         let drop_one = |(n, log): (usize, &Arc<PartitionLog>)| if n < count { log.clear() } else { log.retire() };
         partitions.iter().enumerate().try_for_each(drop_one)?;
@@ -194,7 +200,7 @@ impl TopicCache {
             self.options.files.sync_dir(&self.dir).map_err(|e| LogError::io(&self.dir, e))?;
         }
         let kept = partitions.iter().take(count).cloned().collect();
-        *partitions = Arc::new(kept);
+        *self.partitions.write() = Arc::new(kept);
         self.shared.ring();
         Ok(())
     }

@@ -1,16 +1,18 @@
 //! Group commit: records that arrive while the disk is busy are written together and made durable by one fsync. A topic with
 //! `flush.messages` or `flush.ms` is written at once, and fsynced behind its acknowledgements.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use message_cache::{Header, LogError};
+use message_cache::{Appending, Header, LogError};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::queue::{Answer, Appender, Due, Pending};
+use super::queue::{self, Answer, Appender, Due, Pending, Waiting};
 use super::trouble::Trouble;
 use crate::{ProduceError, Written};
 
@@ -66,17 +68,24 @@ impl Pool {
             queue.waiting.push((pending, done));
             !std::mem::replace(&mut queue.scheduled, true)
         };
-        if schedule {
-            self.shared.order(Work::Commit(appender));
+        if schedule && !self.shared.order(Work::Commit(Arc::clone(&appender))) {
+            appender.turn_away();
         }
         let gone = |_| ProduceError::Unavailable { reason: "the log was closed".into(), written: Written::Maybe };
         answer.await.map_err(gone)?
     }
 
     /// Appends on the spot, one write to the page cache; the fsync comes when `flush.messages` or `flush.ms` say.
-    pub fn append_now(&self, appender: &Arc<Appender>, pending: Pending) -> Answer {
+    pub fn append_now(&self, appender: &Arc<Appender>, mut pending: Pending) -> Answer {
+        let look = pending.look.take();
         let headers: Vec<_> = pending.headers().collect();
-        let appended = appender.log.append_next(&mut [pending.as_new(&headers)]);
+        let appended = match appender.log.begin_append() {
+            Ok(mut appending) => {
+                queue::check(look)?;
+                appending.append_next(&mut [pending.as_new(&headers)])
+            }
+            Err(e) => Err(e),
+        };
         self.shared.note(&appended);
         match appended.is_ok().then(|| appender.soil()).flatten() {
             None => {}
@@ -106,11 +115,9 @@ impl Pool {
 }
 
 impl Shared {
-    fn order(&self, work: Work) {
-        // Without threads everything is about to end, and has been fsynced.
-        if let Some(sender) = &*self.work.lock() {
-            let _ = sender.send(work);
-        }
+    /// False without threads: then everything is about to end, and has been fsynced.
+    fn order(&self, work: Work) -> bool {
+        self.work.lock().as_ref().is_some_and(|sender| sender.send(work).is_ok())
     }
 
     fn perform(&self, work: Work) {
@@ -143,24 +150,59 @@ impl Shared {
         }
     }
 
-    fn commit(&self, appender: &Appender, batch: Vec<(Pending, oneshot::Sender<Answer>)>) {
+    /// Commits a batch in as few runs as there can be.
+    fn commit(&self, appender: &Appender, batch: Vec<Waiting>) {
+        if batch.iter().all(|(p, _)| p.look.is_none()) {
+            return self.append_run(appender, appender.log.begin_append(), batch);
+        }
+        let mut rest = batch.into_iter().peekable();
+        while rest.peek().is_some() {
+            let appending = appender.log.begin_append();
+            let (mut run, mut keys) = (Vec::new(), HashSet::new());
+            // What a record looks for must be in the log before it: a run ends before one that could look for another of the run.
+            let may_join = |p: &Pending, run: &[Waiting], keys: &HashSet<Bytes>| match (&p.look, &p.record.key) {
+                (None, _) => true,
+                (Some(_), Some(key)) => !keys.contains(key),
+                (Some(_), None) => run.is_empty(),
+            };
+            while let Some((mut pending, done)) = rest.next_if(|(p, _)| may_join(p, &run, &keys)) {
+                // Of a log that takes none, nobody needs to look at anything.
+                let look = pending.look.take().filter(|_| appending.is_ok());
+                if let Err(refused) = queue::check(look) {
+                    let _ = done.send(Err(refused));
+                    continue;
+                }
+                keys.extend(pending.record.key.clone());
+                run.push((pending, done));
+            }
+            self.append_run(appender, appending, run);
+        }
+    }
+
+    /// Appends records with one write and one fsync, and answers.
+    fn append_run(&self, appender: &Appender, appending: Result<Appending<'_>, LogError>, run: Vec<Waiting>) {
+        if run.is_empty() {
+            return;
+        }
         let log = &appender.log;
-        let headers: Vec<Header<'_>> = batch.iter().flat_map(|(p, _)| p.headers()).collect();
+        let headers: Vec<Header<'_>> = run.iter().flat_map(|(p, _)| p.headers()).collect();
         let mut rest = headers.as_slice();
-        let mut records = Vec::with_capacity(batch.len());
-        for (pending, _) in &batch {
+        let mut records = Vec::with_capacity(run.len());
+        for (pending, _) in &run {
             let (own, others) = rest.split_at(pending.record.headers.len());
             records.push(pending.as_new(own));
             rest = others;
         }
-        let appended = log.append_next(&mut records);
+        let (appended, end) = match appending {
+            // What a failed append left in the log before the record at fault is durable, and so acknowledged.
+            Ok(mut appending) => (appending.append_next(&mut records), log.end_offset()),
+            Err(e) => (Err(e), 0),
+        };
         self.note(&appended);
         // Who queued them was promised an fsync, also where the topic was altered meanwhile and the log does not do it any more.
         let synced = if log.is_durable() { Ok(()) } else { self.sync(appender) };
-        // What a failed append left in the log before the record at fault is durable, and so acknowledged.
-        let end = log.end_offset();
         let offsets: Vec<_> = records.iter().map(|r| r.offset).collect();
-        for ((pending, done), offset) in batch.into_iter().zip(offsets) {
+        for ((pending, done), offset) in run.into_iter().zip(offsets) {
             // A client that has gone does not wait for its answer.
             let _ = done.send(match (&appended, &synced) {
                 (Err(e), _) if offset >= end => Err(produce_error(e, &pending)),

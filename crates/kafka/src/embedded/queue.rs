@@ -1,5 +1,6 @@
 //! What waits for a partition: records to be written, and written ones to be fsynced.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,21 +10,39 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::flush::Flush;
-use crate::{ProduceError, ProduceRecord};
+use crate::{ProduceError, ProduceRecord, Written};
 
 /// What a header counts beside its text: two lengths, of up to 5 bytes each in Kafka's record format (KIP-82).
 const HEADER_BYTES: usize = 10;
 
+/// Looks whether a record is to be written, while nobody else writes to its partition.
+pub type Look = Box<dyn FnOnce() -> bool + Send>;
+
+/// Asks whether a record is to be written.
+///
+/// # Errors
+/// [`ProduceError::ConditionFailed`] if it is not.
+pub fn check(look: Option<Look>) -> Result<(), ProduceError> {
+    let Some(look) = look else { return Ok(()) };
+    // It is not ours: the writer thread is to outlive it, and whoever else waits is to be answered.
+    match catch_unwind(AssertUnwindSafe(look)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ProduceError::ConditionFailed),
+        Err(_) => Err(ProduceError::Unavailable { reason: "the look at the topic panicked".into(), written: Written::No }),
+    }
+}
+
 /// A record that waits for its commit.
 pub struct Pending {
     pub record: ProduceRecord,
+    pub look: Option<Look>,
     timestamp_ms: i64,
     timestamp_type: TimestampType,
 }
 
 impl Pending {
     pub fn new(record: ProduceRecord, timestamp_ms: i64, timestamp_type: TimestampType) -> Self {
-        Self { record, timestamp_ms, timestamp_type }
+        Self { record, look: None, timestamp_ms, timestamp_type }
     }
 
     /// What `max.message.bytes` bounds: key, value and headers, and [`HEADER_BYTES`] for each header.
@@ -84,9 +103,12 @@ pub enum Due {
     After(Duration),
 }
 
+/// A record, and who waits for its answer.
+pub type Waiting = (Pending, oneshot::Sender<Answer>);
+
 #[derive(Default)]
 pub struct Queue {
-    pub waiting: Vec<(Pending, oneshot::Sender<Answer>)>,
+    pub waiting: Vec<Waiting>,
     /// Whether a writer thread has the partition, or will.
     pub scheduled: bool,
 }
@@ -99,6 +121,18 @@ impl Appender {
 
     pub fn set_flush(&self, flush: Flush) {
         self.dirt.lock().flush = flush;
+    }
+
+    /// Answers what waits, since no thread will come for it any more.
+    pub fn turn_away(&self) {
+        let waiting = {
+            let mut queue = self.queue.lock();
+            queue.scheduled = false;
+            std::mem::take(&mut queue.waiting)
+        };
+        for (_, done) in waiting {
+            let _ = done.send(Err(ProduceError::Unavailable { reason: "shutting down".into(), written: Written::No }));
+        }
     }
 
     pub fn is_dirty(&self) -> bool {
