@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use integration::{Cluster, Records};
 use testkit::http::{self, Response};
-use testkit::{Broker, BrokerOptions, Gateway, kcat, left_out, poll_until};
+use testkit::{Broker, BrokerOptions, Gateway, kcat, poll_until, without_kafka};
 
 /// From a broker that is back to a gateway that serves: back-off and reconnects included.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
@@ -16,8 +16,7 @@ const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
 const REFUSES_WITHIN: Duration = Duration::from_secs(35);
 
 fn broker() -> Option<Broker> {
-    if std::env::var_os("TIDEGATE_NO_KAFKA").is_some() {
-        left_out("faults of a real broker (TIDEGATE_NO_KAFKA)");
+    if without_kafka("faults of a real broker") {
         return None;
     }
     Some(Broker::start(BrokerOptions::default()).expect("a broker"))

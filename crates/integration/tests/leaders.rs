@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use integration::{Cluster, Records};
 use serde_json::{Value, json};
 use testkit::http::{self, Response};
-use testkit::{Broker, BrokerOptions, Gateway, kcat, left_out, poll_until};
+use testkit::{Broker, BrokerOptions, Gateway, kcat, poll_until, without_kafka};
 
 const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
 const ELECT: &str = "org.apache.kafka.tools.LeaderElectionCommand";
@@ -36,8 +36,7 @@ struct Bed {
 
 /// `None` in a run without Kafka.
 fn bed() -> Option<Bed> {
-    if std::env::var_os("TIDEGATE_NO_KAFKA").is_some_and(|v| v == "1") {
-        left_out("leaders that move among three brokers (TIDEGATE_NO_KAFKA=1)");
+    if without_kafka("leaders that move among three brokers") {
         return None;
     }
     // Leaders move when the test says so, and not by themselves; a dead broker is noticed soon.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use integration::{Cluster, Records};
 use serde_json::Value;
 use testkit::http::{self, Response};
-use testkit::{Broker, BrokerOptions, Gateway, Process, kcat, kcat_process, left_out, poll_until};
+use testkit::{Broker, BrokerOptions, Gateway, Process, kcat, kcat_process, poll_until, without_kafka};
 
 /// How often the gateway looks at the topic, and at what of its own wants cleaning.
 const CACHE: &str = "topic_refresh: 1s\n  housekeeping_interval: 500ms";
@@ -24,8 +24,7 @@ const RETENTION_MS: u64 = 4_000;
 
 /// A broker that cleans as fast as it can; `None` in a run without Kafka.
 fn broker() -> Option<Broker> {
-    if std::env::var_os("TIDEGATE_NO_KAFKA").is_some_and(|v| v == "1") {
-        left_out("a real broker as the oracle (TIDEGATE_NO_KAFKA=1)");
+    if without_kafka("a real broker as the oracle") {
         return None;
     }
     let quick = [

@@ -3,6 +3,7 @@
 //! Blocking and built on `std`, because `cargo xtask` compiles this crate before it can do anything. It deliberately knows no crate
 //! of the gateway: what it observes is what a user could observe (bytes on sockets, exit codes, files, Kafka's own tools).
 
+mod balancer;
 mod broker;
 mod gateway;
 pub mod http;
@@ -13,10 +14,11 @@ mod process;
 mod steps;
 mod tools;
 
+pub use balancer::Balancer;
 pub use broker::{Broker, BrokerOptions, kafka_tool};
 pub use gateway::{Exited, Gateway, GatewayBuilder};
 pub use jars::KAFKA_VERSION;
-pub use place::{free_ports, left_out, poll_until, shared_kafka, target_dir, unique, workspace_root};
+pub use place::{free_ports, left_out, poll_until, shared_kafka, target_dir, unique, without_kafka, workspace_root};
 pub use process::Process;
 pub use steps::{Step, run_steps};
 pub use tools::{curl, find_tool, kcat, kcat_process};

@@ -58,14 +58,22 @@ pub fn unique(stem: &str) -> String {
 /// # Panics
 /// When neither was said: a test that needs Kafka must not pass because nobody gave it one.
 pub fn shared_kafka() -> Option<String> {
-    if std::env::var_os("TIDEGATE_NO_KAFKA").is_some_and(|v| v == "1") {
-        left_out("tests on a real Kafka (TIDEGATE_NO_KAFKA=1)");
+    if without_kafka("tests on a real Kafka") {
         return None;
     }
     match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
         Ok(servers) if !servers.is_empty() => Some(servers),
         _ => panic!("this test needs a Kafka: run `cargo xtask test`, or set KAFKA_BOOTSTRAP_SERVERS, or TIDEGATE_NO_KAFKA=1"),
     }
+}
+
+/// Whether the run was told to do without Kafka (`TIDEGATE_NO_KAFKA=1`); then `what` is reported as left out.
+pub fn without_kafka(what: &str) -> bool {
+    let without = std::env::var_os("TIDEGATE_NO_KAFKA").is_some_and(|v| v == "1");
+    if without {
+        left_out(&format!("{what} (TIDEGATE_NO_KAFKA=1)"));
+    }
+    without
 }
 
 /// Reports a test that did not run, on its own output and in the summary of `cargo xtask test` (through the file that

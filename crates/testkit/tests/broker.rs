@@ -1,11 +1,11 @@
 //! The broker runner itself: what the fault tests rely on.
 
-use testkit::{Broker, BrokerOptions, kcat, left_out};
+use testkit::{Broker, BrokerOptions, kcat, without_kafka};
 
 #[test]
 fn a_broker_keeps_its_topics_over_stop_kill_and_restart() {
-    if std::env::var_os("TIDEGATE_NO_KAFKA").is_some() {
-        return left_out("the broker runner's own test (TIDEGATE_NO_KAFKA)");
+    if without_kafka("the broker runner's own test") {
+        return;
     }
     let options = BrokerOptions { properties: vec![("log.cleaner.backoff.ms".into(), "100".into())], ..BrokerOptions::default() };
     let mut broker = Broker::start(options).expect("a broker");
