@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::secret::looks_secret;
+
 /// A place: where a node begins, and how wide it is on its first line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
@@ -170,6 +172,15 @@ impl Node {
         span
     }
 
+    /// What kind of value it is, its text left out.
+    pub fn kind(&self) -> &'static str {
+        match &self.kind {
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "a map",
+            Kind::Scalar(_) => "a single value",
+        }
+    }
+
     /// What a reader would call it, without showing what must not be shown.
     pub fn describe(&self) -> String {
         match &self.kind {
@@ -218,6 +229,11 @@ impl At {
     /// Whether this is the root or begins with the key `key`.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether what is there, or around it, must not be shown.
+    pub fn is_secret(&self) -> bool {
+        self.0.iter().any(|step| matches!(step, Step::Key(key) if looks_secret(key)))
     }
 
     pub fn last_key(&self) -> Option<&str> {

@@ -50,15 +50,16 @@ impl Walk<'_> {
         }
         match (&node.kind, branches.iter().find(|branch| accepts(branch, &node.kind))) {
             (Kind::Scalar(scalar), Some(_)) if !words.is_empty() => self.word(&words, scalar, node),
-            (Kind::Scalar(scalar), Some(branch)) => self.scalar(branch, scalar, node),
+            (Kind::Scalar(scalar), Some(branch)) => self.scalar(branch, scalar, node, at),
             (Kind::List(items), Some(branch)) => self.list(branch, items, node, at),
             (Kind::Map(_), Some(branch)) => self.map(branch, node, at, owner),
-            (_, None) => self.mismatch(schema, node),
+            (_, None) => self.mismatch(schema, node, at),
         }
     }
 
-    fn mismatch(&mut self, schema: &'static Value, node: &Node) -> Option<Value> {
-        self.report.add(node.span, format!("expected {}, found {}", expected(schema), node.describe()), None);
+    fn mismatch(&mut self, schema: &'static Value, node: &Node, at: &At) -> Option<Value> {
+        let found = if at.is_secret() && !node.is_null() { node.kind().into() } else { node.describe() };
+        self.report.add(node.span, format!("expected {}, found {found}", expected(schema)), None);
         None
     }
 
@@ -71,11 +72,11 @@ impl Walk<'_> {
         None
     }
 
-    fn scalar(&mut self, schema: &'static Value, scalar: &Scalar, node: &Node) -> Option<Value> {
+    fn scalar(&mut self, schema: &'static Value, scalar: &Scalar, node: &Node, at: &At) -> Option<Value> {
         let typed = scalar.typed();
         if let Some(notation) = schema::notation(schema) {
             if typed == Typed::Null || !(notation.check)(&scalar.raw) {
-                return self.mismatch(schema, node);
+                return self.mismatch(schema, node, at);
             }
             let keeps_expressions = notation.format == "tidegate-template";
             return Some(Value::String(if keeps_expressions { scalar.raw.clone() } else { unescaped(scalar) }));
@@ -133,7 +134,9 @@ impl Walk<'_> {
                 let help = did_you_mean(&entry.key, "known keys", schema::property_names(of));
                 meant.extend(nearest(&entry.key, schema::property_names(of)));
                 let place = if at.is_root() { String::new() } else { format!(" in {at}") };
-                self.report.add(entry.key_span, format!("unknown key '{}'{place}", entry.key), help);
+                // A secret that lacks its key looks like one.
+                let shown = if at.is_secret() { String::new() } else { format!(" '{}'", entry.key) };
+                self.report.add(entry.key_span, format!("unknown key{shown}{place}"), help);
                 continue;
             };
             // A named key without a value asks for nothing: what is optional keeps its default.
@@ -213,10 +216,11 @@ fn one_of(words: &[&str]) -> String {
 /// What a reader would call the values of a schema.
 fn expected(schema: &'static Value) -> String {
     let words = schema::words(schema);
-    if !words.is_empty() {
-        return one_of(&words);
-    }
     let branches = schema::alternatives(schema);
+    if !words.is_empty() {
+        let maps = branches.iter().any(|branch| accepts(branch, &Kind::Map(Vec::new())));
+        return one_of(&words) + if maps { ", or a map" } else { "" };
+    }
     let named: Vec<String> = branches
         .into_iter()
         .map(|schema| match schema::notation(schema) {

@@ -20,6 +20,8 @@ use crate::units::TemplateText;
 const HEADER: &str = "idempotency-key";
 /// What makes the name of a claims topic from that of its request topic.
 const CLAIMS_SUFFIX: &str = "-claims";
+const OWN_TOPIC: &str =
+    "claims need a topic of their own for each request topic; without 'claims' it has that one's name and -claims";
 /// The record header by which a claim says what the record shall be.
 const CLAIM_HEADER: &str = "tidegate-claim";
 
@@ -96,39 +98,42 @@ impl Checker<'_> {
     ) -> Option<String> {
         let (cluster, target) = (request.cluster.as_str(), request.topic.literal()?);
         let topic = given.claims.clone().unwrap_or_else(|| format!("{target}{CLAIMS_SUFFIX}"));
-        let shown = if given.claims.is_some() { self.shown(at) } else { format!("'{topic}'") };
+        // The default is made from the request topic, which may not be shown.
+        let shown = match given.claims {
+            Some(_) => format!("the claims topic {}", self.shown(at)),
+            None => "the default of 'claims'".to_owned(),
+        };
         if !is_topic_name(&topic) {
             self.fault(at, format!("{shown} is no name for a topic"), format!("claims: {TOPIC_NAME_HELP}"));
             return None;
         }
         if topic == target || reply.is_some_and(|reply| reply.topic == topic && reply.cluster == cluster) {
-            let help = format!("claims are no requests; leave it out for '{target}{CLAIMS_SUFFIX}'");
-            self.fault(at, format!("the topic {shown} has the requests or the replies already"), help);
+            self.fault(at, format!("{shown} has the requests or the replies already"), OWN_TOPIC.to_owned());
             return None;
         }
-        let same = |one: &&ClaimsPlan| one.cluster == cluster && (one.topic == topic || one.target == target);
-        let fault = match self.claims.iter().find(same) {
-            None => {
-                let (cluster, topic, target) = (cluster.to_owned(), topic.clone(), target.to_owned());
-                self.claims.push(ClaimsPlan { cluster, topic, target, id_header: id_header.to_owned(), create: None });
-                None
-            }
-            Some(known) if known.target != target => Some((
-                format!("the topic {shown} has the claims for '{}' already", known.target),
-                "give each request topic a claims topic of its own".to_owned(),
-            )),
-            Some(known) if known.topic != topic => Some((
-                format!("the claims for '{target}' are in '{}' already", known.topic),
-                format!("write claims: {}", known.topic),
-            )),
-            Some(known) if known.id_header != id_header => Some((
-                format!("another route claims for '{target}' with the correlation id in '{}'", known.id_header),
-                "give both routes the same 'names'".to_owned(),
-            )),
-            Some(_) => None,
+        let same = |one: &&(ClaimsPlan, At)| one.0.cluster == cluster && (one.0.topic == topic || one.0.target == target);
+        let Some((known, known_at)) = self.claims.iter().find(same) else {
+            let (cluster, target, id_header) = (cluster.to_owned(), target.to_owned(), id_header.to_owned());
+            let plan = ClaimsPlan { cluster, topic: topic.clone(), target, id_header, create: None };
+            self.claims.push((plan, at.clone()));
+            return Some(topic);
+        };
+        let line = self.tree.key_span(known_at).line;
+        let fault = if known.target != target {
+            Some((format!("{shown} is taken for another request topic, in line {line}"), OWN_TOPIC))
+        } else if known.topic != topic {
+            Some((
+                format!("the claims for this request topic go elsewhere in line {line}, so that neither would know of the other"),
+                "write the same 'claims' in both",
+            ))
+        } else if known.id_header != id_header {
+            let message = format!("in line {line}, the same claims have their correlation id in another record header");
+            Some((message, "give both routes the same 'names'"))
+        } else {
+            None
         };
         if let Some((message, help)) = fault {
-            self.fault(at, message, help);
+            self.fault(at, message, help.to_owned());
         }
         Some(topic)
     }
@@ -172,6 +177,12 @@ impl Checker<'_> {
 
     /// Adds the topics that routes need to the cache, and tells the routes which topics it has.
     pub(super) fn settle(&mut self, cache: &mut CachePlan, routes: &mut [RoutePlan]) -> Vec<ClaimsPlan> {
+        let claims = std::mem::take(&mut self.claims);
+        for (plan, at) in &claims {
+            if self.needed.contains(&(plan.cluster.clone(), plan.topic.clone())) {
+                self.fault(at, "the claims topic has the records of another route", OWN_TOPIC.to_owned());
+            }
+        }
         for (cluster, name) in std::mem::take(&mut self.needed) {
             if !cache.topics.iter().any(|topic| topic.cluster == cluster && topic.name == name) {
                 cache.topics.push(TopicPlan {
@@ -195,10 +206,7 @@ impl Checker<'_> {
             };
             request.caches = request.topic.literal().is_some_and(|topic| cached(&request.cluster, topic).is_some());
         }
-        let mut claims = std::mem::take(&mut self.claims);
-        for one in &mut claims {
-            one.create = cached(&one.cluster, &one.topic).and_then(|topic| topic.create.clone());
-        }
-        claims
+        let create = |plan: &ClaimsPlan| cached(&plan.cluster, &plan.topic).and_then(|topic| topic.create.clone());
+        claims.into_iter().map(|(plan, _)| ClaimsPlan { create: create(&plan), ..plan }).collect()
     }
 }

@@ -57,7 +57,13 @@ fn pieces(text: &str, site: &Site<'_>) -> Result<Vec<LocationPiece>, CompileErro
             let message = "nothing stands between two expressions, so that a path could not be taken apart again";
             return Err(fault(at, message, "put some text between them, such as '/' or ';cid='"));
         }
-        pieces.push(placeholder(inner.trim(), at, site)?);
+        let piece = placeholder(inner.trim(), at, site)?;
+        if splits_wrongly(&pieces, &piece) {
+            let message = "from such a segment of a path, the correlation id could not be told with certainty";
+            let help = "let ${correlationId} be the last of its segment, behind a text such as ';cid=' or '/'";
+            return Err(fault(at, message, help));
+        }
+        pieces.push(piece);
         if pieces.iter().filter(|piece| **piece == LocationPiece::CorrelationId).count() > 1 {
             return Err(fault(at, "the location has more than one ${correlationId}", "keep one of them"));
         }
@@ -66,6 +72,19 @@ fn pieces(text: &str, site: &Site<'_>) -> Result<Vec<LocationPiece>, CompileErro
     match pieces.contains(&LocationPiece::CorrelationId) {
         true => Ok(pieces),
         false => Err(fault(0, "the location has no ${correlationId}", "add it, as in /orders/${correlationId}")),
+    }
+}
+
+/// Whether, in a segment with several expressions, the token is not the last, or stands behind a text that could be a part of
+/// itself: a path is taken apart from the right, at the last place where the text occurs.
+fn splits_wrongly(before: &[LocationPiece], piece: &LocationPiece) -> bool {
+    let [.., previous, LocationPiece::Text(between)] = before else { return false };
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match (previous, piece) {
+        _ if between.contains('/') => false,
+        (LocationPiece::CorrelationId, _) => true,
+        (_, LocationPiece::CorrelationId) => between.chars().all(is_of_token),
+        _ => false,
     }
 }
 

@@ -69,7 +69,8 @@ struct Checker<'a> {
     embedded: BTreeSet<String>,
     /// The topics, by cluster and name, that a route needs in the cache, declared or not.
     needed: BTreeSet<(String, String)>,
-    claims: Vec<ClaimsPlan>,
+    /// With the place where they are said.
+    claims: Vec<(ClaimsPlan, At)>,
 }
 
 impl<'a> Checker<'a> {

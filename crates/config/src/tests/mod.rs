@@ -1,5 +1,7 @@
 //! The passes together: text in, plan or problems out.
 
+mod exchange;
+mod exchange_faults;
 mod faults;
 mod hostile;
 mod overrides;
