@@ -1,6 +1,6 @@
 //! Whose request it is, which requests are the same, and the topics that it takes to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use template::Template;
 
@@ -183,30 +183,33 @@ impl Checker<'_> {
                 self.fault(at, "the claims topic has the records of another route", OWN_TOPIC.to_owned());
             }
         }
-        for (cluster, name) in std::mem::take(&mut self.needed) {
-            if !cache.topics.iter().any(|topic| topic.cluster == cluster && topic.name == name) {
-                cache.topics.push(TopicPlan {
-                    name,
-                    cluster,
-                    bootstrap: true,
-                    start: StartPlan::Earliest,
-                    max_bytes: None,
-                    linger: None,
-                    history: HistoryPlan::Gap,
-                    create: None,
-                });
-            }
-        }
-        let cached = |cluster: &str, name: &str| cache.topics.iter().find(|t| t.cluster == cluster && t.name == name);
+        let declared: BTreeSet<_> = cache.topics.iter().map(|topic| (topic.cluster.clone(), topic.name.clone())).collect();
+        let needed = std::mem::take(&mut self.needed);
+        cache.topics.extend(needed.difference(&declared).cloned().map(|(cluster, name)| TopicPlan {
+            name,
+            cluster,
+            bootstrap: true,
+            start: StartPlan::Earliest,
+            max_bytes: None,
+            linger: None,
+            history: HistoryPlan::Gap,
+            create: None,
+        }));
+        let cached: BTreeMap<(&str, &str), &TopicPlan> =
+            cache.topics.iter().map(|topic| ((topic.cluster.as_str(), topic.name.as_str()), topic)).collect();
         for route in routes {
             let request = match &mut route.capability {
                 CapabilityPlan::Produce(produce) => produce,
                 CapabilityPlan::Exchange(exchange) => &mut exchange.request,
                 CapabilityPlan::Fetch(_) => continue,
             };
-            request.caches = request.topic.literal().is_some_and(|topic| cached(&request.cluster, topic).is_some());
+            let topic = request.topic.literal();
+            request.caches = topic.is_some_and(|topic| cached.contains_key(&(request.cluster.as_str(), topic)));
         }
-        let create = |plan: &ClaimsPlan| cached(&plan.cluster, &plan.topic).and_then(|topic| topic.create.clone());
-        claims.into_iter().map(|(plan, _)| ClaimsPlan { create: create(&plan), ..plan }).collect()
+        let created = |(plan, _): (ClaimsPlan, At)| {
+            let declared = cached.get(&(plan.cluster.as_str(), plan.topic.as_str()));
+            ClaimsPlan { create: declared.and_then(|topic| topic.create.clone()), ..plan }
+        };
+        claims.into_iter().map(created).collect()
     }
 }

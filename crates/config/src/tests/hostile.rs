@@ -67,6 +67,19 @@ fn control_characters_do_not_reach_the_terminal() {
     assert!(!problems.contains('\x1b'), "{problems:?}");
 }
 
+const EXCHANGE: &str = r#"listeners: { a: { address: 127.0.0.1:0 } }
+signing: { keys: [0123456789abcdef] }
+clusters: { m: { bootstrap.servers: "a:1" } }
+routes:
+  - match: POST /o/{id}
+    exchange:
+      request: { topic: q, headers: { a: b }, copy_headers: [":path"] }
+      reply: { topic: r }
+      async: { location: "/o/${params.id};cid=${correlationId}" }
+      names: { correlation_id: c }
+      idempotency: { key: "${params.id}", mode: exactly-once, claims: c }
+"#;
+
 /// A valid text with one place changed.
 fn mutated() -> impl Strategy<Value = String> {
     let big = include_str!("../../../../examples/items/tidegate.yaml");
@@ -74,7 +87,12 @@ fn mutated() -> impl Strategy<Value = String> {
         "", ":", "- ", "{", "}", "[", "]", "${", "&a ", "*a", "!x ", "\"", "'", "\n", "\t", "#", "~", "%", "0", "é", "\u{0}",
         "?", "|\n", "---\n", "//", "..",
     ]);
-    (prop::sample::select(vec![SMALL, big]), any::<prop::sample::Index>(), 0..12usize, prop::collection::vec(bits, 0..3))
+    (
+        prop::sample::select(vec![SMALL, EXCHANGE, big]),
+        any::<prop::sample::Index>(),
+        0..12usize,
+        prop::collection::vec(bits, 0..3),
+    )
         .prop_map(|(text, at, cut, bits)| {
             let chars: Vec<char> = text.chars().collect();
             let at = at.index(chars.len());
@@ -96,6 +114,13 @@ fn sound(text: &str) -> Result<(), TestCaseError> {
         prop_assert!(!problems.render(true).is_empty());
     }
     Ok(())
+}
+
+#[test]
+fn what_is_mutated_is_valid() {
+    for text in [SMALL, EXCHANGE] {
+        assert!(read(text, &[]).is_ok(), "{text}");
+    }
 }
 
 proptest! {

@@ -50,6 +50,12 @@ fn the_schema_is_fit_for_editors() {
 fn the_schema_refuses_what_the_passes_refuse() {
     let validator = jsonschema::draft202012::new(&schema()).expect("valid");
     let listeners = r#""listeners": {"a": {"address": "127.0.0.1:1"}}"#;
+    let exchange = |more: &str| {
+        format!(
+            r#"{{{listeners}, "clusters": {{"m": {{"bootstrap.servers": "a:1"}}}}, "routes": [{{"match": "POST /x", "exchange":
+            {{"request": {{"topic": "q"}}, "reply": {{"topic": "r"}}, {more}}}}}]}}"#
+        )
+    };
     for (text, valid) in [
         (format!("{{{listeners}}}"), true),
         ("{}".into(), false),
@@ -61,6 +67,15 @@ fn the_schema_refuses_what_the_passes_refuse() {
         (format!(r#"{{{listeners}, "limits": {{"header_timeout": "5s"}}}}"#), true),
         (format!(r#"{{{listeners}, "limits": {{"body_bytes": 5}}}}"#), true),
         (format!(r#"{{{listeners}, "log": {{"level": "loud"}}}}"#), false),
+        (format!(r#"{{{listeners}, "signing": {{"keys": ["${{K:-0123456789abcdef}}"]}}}}"#), true),
+        (format!(r#"{{{listeners}, "signing": {{"keys": []}}}}"#), false),
+        (exchange(r#""names": "zilla", "async": {"location": "/r/${correlationId}"}, "idempotency": {}"#), true),
+        (exchange(r#""names": {"status": "s"}, "idempotency": {"mode": "exactly-once"}, "pending_max": 1"#), true),
+        (exchange(r#""names": "kafka""#), false),
+        (exchange(r#""names": {"id": "s"}"#), false),
+        (exchange(r#""async": {"retry_after": "1s"}"#), false),
+        (exchange(r#""idempotency": {"mode": "once"}"#), false),
+        (exchange(r#""pending_max": 0"#), false),
         (format!(r#"{{{listeners}, "clusters": {{"a": {{"b.c": true}}}}}}"#), true),
         (format!(r#"{{{listeners}, "clusters": {{"a": {{"b.c": []}}}}}}"#), false),
     ] {
