@@ -1,11 +1,13 @@
 //! A piece of a log for a reader: the next records from an offset on that it wants.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::LogError;
-use crate::filter::{At, Filter};
+use crate::filter::{At, Clause, Filter};
+use crate::frame;
 use crate::head::Sparse;
 use crate::log::PartitionLog;
 use crate::record::Record;
@@ -14,8 +16,8 @@ use crate::segment::{self, Segment};
 
 /// Most frames that one call looks at, so that a reader who wants few of them lets others have the thread.
 const LOOK_MAX: usize = 8192;
-/// Most records that are looked at for the newest match: beyond, the terms of a filter are each frequent and seldom together.
-const NEWEST_LOOK_MAX: usize = 100_000;
+/// Most records that are looked at for the newest or the first match: beyond, the terms of a filter are each frequent and seldom together.
+const SEARCH_LOOK_MAX: usize = 100_000;
 /// Positions that an index is asked for at a time.
 const CANDIDATES: usize = 256;
 /// Segments that one call looks into.
@@ -119,18 +121,54 @@ impl PartitionLog {
 }
 
 impl Source {
-    /// The last positions below one, falling: for a segment whose index cannot tell which to look at.
-    fn positions_below(&self, below: u64) -> Vec<u64> {
-        let mut last = std::collections::VecDeque::with_capacity(CANDIDATES);
-        let mut at = segment::HEADER;
-        while at < below.min(self.visible) {
+    /// Positions in the order of a span, at most [`CANDIDATES`]: for a segment whose index cannot tell which to look at.
+    fn positions(&self, span: At) -> Vec<u64> {
+        let (begin, end) = match span {
+            At::From(from) => (from, self.visible),
+            At::Below(below) => (self.at, below.min(self.visible)),
+        };
+        let mut at = begin;
+        let step = || {
+            let this = Some(at).filter(|at| *at < end);
+            // The last one is one that cannot be read: whoever reads it is told.
+            at = this.and_then(|at| Some(at + self.segment.peek(at).ok()?.stride() as u64)).unwrap_or(end);
+            this
+        };
+        let all = std::iter::from_fn(step);
+        if let At::From(_) = span {
+            return all.take(CANDIDATES).collect();
+        }
+        let mut last = VecDeque::with_capacity(CANDIDATES);
+        for at in all {
             if last.len() == CANDIDATES {
                 last.pop_front();
             }
             last.push_back(at);
-            at = self.segment.peek(at).map_or(self.visible, |fixed| at + fixed.stride() as u64);
         }
         last.into_iter().rev().collect()
+    }
+}
+
+/// From which end a log is searched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forwards,
+    Backwards,
+}
+
+impl Direction {
+    fn all_of(self, source: &Source) -> At {
+        match self {
+            Self::Forwards => At::From(source.at),
+            Self::Backwards => At::Below(source.visible),
+        }
+    }
+
+    fn behind(self, at: u64) -> At {
+        match self {
+            Self::Forwards => At::From(at + frame::ALIGN as u64),
+            Self::Backwards => At::Below(at),
+        }
     }
 }
 
@@ -264,9 +302,28 @@ impl PartitionLog {
     /// that it costs as much as there are newer ones that the index takes for a match.
     ///
     /// # Errors
-    /// [`LogError::TooBroad`] after [`NEWEST_LOOK_MAX`] records that did not match.
+    /// [`LogError::TooBroad`] after [`SEARCH_LOOK_MAX`] records that did not match.
     pub(crate) fn newest_match(&self, filter: &Filter, conflate: bool) -> Result<Option<Record>, LogError> {
-        let found = self.find_newest_match(filter, conflate);
+        self.search(filter, Direction::Backwards, |record| Ok(!conflate || self.is_latest(record)?))
+    }
+
+    /// The oldest record that is served and fulfils a clause, be it replaced since or a tombstone. All that was appended before the
+    /// call is looked at, by index, from the oldest on: so it costs as much as there are older ones that the index takes for a match.
+    ///
+    /// # Errors
+    /// [`LogError::TooBroad`] after 100,000 records that did not match; or a damaged record or index that it may be hidden behind.
+    pub fn first(&self, clause: &Clause) -> Result<Option<Record>, LogError> {
+        self.search(&Filter { any: vec![clause.clone()] }, Direction::Forwards, |_| Ok(true))
+    }
+
+    /// The first record in a direction that is served, matches, and is `wanted`.
+    fn search(
+        &self,
+        filter: &Filter,
+        direction: Direction,
+        wanted: impl Fn(&Record) -> Result<bool, LogError>,
+    ) -> Result<Option<Record>, LogError> {
+        let found = self.try_search(filter, direction, wanted);
         found.inspect_err(|e| {
             if !matches!(e, LogError::TooBroad { .. }) {
                 self.count_corrupt(e);
@@ -274,29 +331,41 @@ impl PartitionLog {
         })
     }
 
-    fn find_newest_match(&self, filter: &Filter, conflate: bool) -> Result<Option<Record>, LogError> {
-        let (start, sources) = self.all_sources();
-        let mut looks = NEWEST_LOOK_MAX;
-        for source in sources.iter().rev() {
-            let mut below = source.visible;
+    fn try_search(
+        &self,
+        filter: &Filter,
+        direction: Direction,
+        wanted: impl Fn(&Record) -> Result<bool, LogError>,
+    ) -> Result<Option<Record>, LogError> {
+        let (start, mut sources) = self.all_sources();
+        if direction == Direction::Backwards {
+            sources.reverse();
+        }
+        let mut looks = SEARCH_LOOK_MAX;
+        for source in &sources {
+            let mut span = direction.all_of(source);
             loop {
-                let found = self.candidates(source, filter, At::Below(below))?;
-                let positions = found.unwrap_or_else(|| source.positions_below(below));
-                for &at in &positions {
+                let found = self.candidates(source, filter, span)?;
+                let positions = found.unwrap_or_else(|| source.positions(span));
+                // What came after the look at the end does not count.
+                for &at in positions.iter().filter(|at| **at < source.visible) {
                     looks -= 1;
                     if looks == 0 {
-                        return Err(LogError::TooBroad { looks: NEWEST_LOOK_MAX });
+                        return Err(LogError::TooBroad { looks: SEARCH_LOOK_MAX });
                     }
                     let record = source.segment.record(at)?;
                     if record.offset() < start {
-                        return Ok(None);
+                        match direction {
+                            Direction::Forwards => continue,
+                            Direction::Backwards => return Ok(None),
+                        }
                     }
-                    if filter.matches(&record) && self.is_served(&record) && (!conflate || self.is_latest(&record)?) {
+                    if filter.matches(&record) && self.is_served(&record) && wanted(&record)? {
                         return Ok(Some(record));
                     }
                 }
                 match positions.last() {
-                    Some(last) if positions.len() == CANDIDATES => below = *last,
+                    Some(last) if positions.len() == CANDIDATES => span = direction.behind(*last),
                     _ => break,
                 }
             }
@@ -304,22 +373,25 @@ impl PartitionLog {
         Ok(None)
     }
 
+    /// The start of the log, and all segments that have records from there on.
     fn all_sources(&self) -> (i64, Vec<Source>) {
         let view = self.view.read();
-        let sealed = view.sealed.iter().map(|s| Source {
+        let start = view.start;
+        let served = view.sealed.iter().filter(|s| s.last().is_some_and(|l| l.offset >= start));
+        let sealed = served.map(|s| Source {
             segment: Arc::clone(&s.segment),
             visible: s.segment.len(),
-            at: segment::HEADER,
+            at: if s.segment.base_offset < start { s.before_offset(start) } else { segment::HEADER },
             sealed: Some(Arc::clone(s)),
             ends_at: i64::MAX,
         });
         let head = view.head.as_ref().map(|h| Source {
             segment: Arc::clone(&h.segment),
             visible: h.visible,
-            at: segment::HEADER,
+            at: sealed::before_offset(&h.tables.sparse, start),
             sealed: None,
             ends_at: i64::MAX,
         });
-        (view.start, sealed.chain(head).collect())
+        (start, sealed.chain(head).collect())
     }
 }

@@ -295,7 +295,12 @@ impl World {
         }
     }
 
-    /// A filter gives what matches among what is read; the newest match is the last of them.
+    fn check_first(&self, clause: &Clause, expected: Option<i64>) {
+        let first = self.log.first(clause).unwrap();
+        assert_eq!(first.map(|r| r.offset()), expected, "the first of {clause:?}");
+    }
+
+    /// A filter gives what matches among what is read; the newest match is the last of them, the first match the first.
     fn check_filter(&self, read: &[Record]) {
         for key in 0..4u8 {
             let clause = |odd: u8| Clause { key: Some(vec![b'k', key]), headers: vec![("odd".into(), Some(vec![odd]))] };
@@ -307,9 +312,14 @@ impl World {
                 if let [clause] = filter.any.as_slice() {
                     let newest = self.log.newest(clause, false).unwrap();
                     assert_eq!(newest.map(|r| r.offset()), expected.last().copied());
+                    self.check_first(clause, expected.first().copied());
                 }
             }
+            let of_key: Vec<_> = read.iter().filter(|r| r.key() == Some(&[b'k', key])).collect();
+            let clause = Clause { key: Some(vec![b'k', key]), headers: Vec::new() };
+            self.check_first(&clause, of_key.first().map(|r| r.offset()));
         }
+        self.check_first(&Clause::default(), read.first().map(Record::offset));
     }
 
     /// What is read is what was written, in order; nothing is missing that must be there.

@@ -4,6 +4,7 @@
 mod append;
 mod compact;
 mod data;
+mod find;
 mod look;
 mod restart;
 mod size;
@@ -53,6 +54,7 @@ fn main() {
     let rows = match args.first().map(String::as_str) {
         Some("append") => append::append(&bench),
         Some("get") => look::get(&bench),
+        Some("find") => find::find(&bench),
         Some("snapshot") => snapshot::snapshot(&bench),
         Some("restart") => restart::restart(&bench),
         Some("compact") => compact::compact(&bench),
@@ -65,7 +67,7 @@ fn main() {
             data::settle(&log, &bench.dir);
             Vec::new()
         }
-        _ => panic!("cache-bench append|get|snapshot|restart|compact|memory|disk|fill DIRECTORY [ROUNDS] [DIVISOR]"),
+        _ => panic!("cache-bench append|get|find|snapshot|restart|compact|memory|disk|fill DIRECTORY [ROUNDS] [DIVISOR]"),
     };
     rows.iter().for_each(Row::print);
 }
