@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH};
+use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 
 /// What the conditional headers of a GET or HEAD say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,29 +20,93 @@ pub enum Held {
 /// Tags taken from one request; a cache has few variants of one resource.
 const TAGS_MAX: usize = 256;
 
+/// `*` or a list of entity tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Tags {
+    Any,
+    Listed(Vec<Tag>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tag {
+    /// With quotes.
+    opaque: String,
+    weak: bool,
+}
+
+impl Tags {
+    fn parse(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        headers.get(name)?;
+        let mut tags = Vec::new();
+        for line in headers.get_all(name) {
+            // An entity tag may hold any visible byte (obs-text too), so bytes are looked at, not text.
+            let mut rest = line.as_bytes();
+            if rest.trim_ascii() == b"*" {
+                return Some(Self::Any);
+            }
+            while let Some(start) = rest.iter().position(|&b| b == b'"') {
+                let Some(len) = rest[start + 1..].iter().position(|&b| b == b'"') else { break };
+                let end = start + 1 + len + 1;
+                if tags.len() < TAGS_MAX {
+                    let opaque = String::from_utf8_lossy(&rest[start..end]).into_owned();
+                    tags.push(Tag { opaque, weak: rest[..start].ends_with(b"W/") });
+                }
+                rest = &rest[end..];
+            }
+        }
+        Some(Self::Listed(tags))
+    }
+}
+
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    headers.get(name)?.to_str().ok().and_then(|v| httpdate::parse_http_date(v).ok())
+}
+
+/// What a request that changes something wants to be so before (RFC 9110 section 13.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Required {
+    matches: Option<Tags>,
+    none_matches: Option<Tags>,
+    /// Counts only without `If-Match` (section 13.2.2).
+    unmodified_since: Option<SystemTime>,
+}
+
+impl Required {
+    /// `None` when it wants nothing.
+    pub fn parse(headers: &HeaderMap) -> Option<Self> {
+        let (matches, none_matches) = (Tags::parse(headers, &IF_MATCH), Tags::parse(headers, &IF_NONE_MATCH));
+        let unmodified_since = date(headers, &IF_UNMODIFIED_SINCE).filter(|_| matches.is_none());
+        let any = matches.is_some() || none_matches.is_some() || unmodified_since.is_some();
+        any.then_some(Self { matches, none_matches, unmodified_since })
+    }
+
+    /// `current` is the entity tag, quoted and strong, and the time of last modification in ms; `None` when there is no content.
+    pub fn is_met(&self, current: Option<(&str, i64)>) -> bool {
+        let tag = current.map(|(tag, _)| tag);
+        // Strong comparison here, weak comparison there (section 8.8.3.2).
+        let matches = |tags: &Tags| match tags {
+            Tags::Any => tag.is_some(),
+            Tags::Listed(tags) => tags.iter().any(|t| !t.weak && Some(t.opaque.as_str()) == tag),
+        };
+        let none_matches = |tags: &Tags| match tags {
+            Tags::Any => tag.is_none(),
+            Tags::Listed(tags) => tags.iter().all(|t| Some(t.opaque.as_str()) != tag),
+        };
+        let unmodified = |since: &SystemTime| current.and_then(|(_, ms)| modified(ms)).is_some_and(|m| m <= *since);
+        self.matches.as_ref().is_none_or(matches)
+            && self.unmodified_since.as_ref().is_none_or(unmodified)
+            && self.none_matches.as_ref().is_none_or(none_matches)
+    }
+}
+
 impl Held {
     pub fn parse(headers: &HeaderMap) -> Self {
-        if headers.contains_key(IF_NONE_MATCH) {
-            let mut tags = Vec::new();
-            for line in headers.get_all(IF_NONE_MATCH) {
-                // An entity tag may hold any visible byte (obs-text too), so bytes are looked at, not text.
-                let mut rest = line.as_bytes();
-                if rest.trim_ascii() == b"*" {
-                    return Self::Any;
-                }
-                while let Some(start) = rest.iter().position(|&b| b == b'"') {
-                    let Some(len) = rest[start + 1..].iter().position(|&b| b == b'"') else { break };
-                    let end = start + 1 + len + 1;
-                    if tags.len() < TAGS_MAX {
-                        tags.push(String::from_utf8_lossy(&rest[start..end]).into_owned());
-                    }
-                    rest = &rest[end..];
-                }
-            }
-            return Self::Tags(tags);
+        match Tags::parse(headers, &IF_NONE_MATCH) {
+            Some(Tags::Any) => return Self::Any,
+            Some(Tags::Listed(tags)) => return Self::Tags(tags.into_iter().map(|tag| tag.opaque).collect()),
+            None => {}
         }
-        let since = headers.get(IF_MODIFIED_SINCE).and_then(|v| v.to_str().ok()).and_then(|v| httpdate::parse_http_date(v).ok());
-        since.map_or(Self::Nothing, Self::Since)
+        date(headers, &IF_MODIFIED_SINCE).map_or(Self::Nothing, Self::Since)
     }
 
     /// `current` is the entity tag, quoted, and the time of last modification in ms; `None` when there is no content.
@@ -122,6 +186,39 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(IF_MODIFIED_SINCE, date.parse().unwrap())]);
             assert_eq!(Held::parse(&headers).has(Some(("\"a\"", ms))), has, "{date} {ms}");
+        }
+    }
+
+    #[test]
+    fn what_a_change_requires() {
+        const TIME: &str = "Thu, 01 Jan 1970 00:00:05 GMT";
+        let some = Some(("\"a\"", 5_999));
+        for (headers, current, met) in [
+            (&[("if-match", "\"a\"")][..], some, true),
+            (&[("if-match", "\"b\"")], some, false),
+            (&[("if-match", "\"b\", \"a\"")], some, true),
+            (&[("if-match", "W/\"a\"")], some, false),
+            (&[("if-match", "*")], some, true),
+            (&[("if-match", "*")], None, false),
+            (&[("if-match", "\"a\"")], None, false),
+            (&[("if-match", "a")], some, false),
+            (&[("if-none-match", "*")], some, false),
+            (&[("if-none-match", "*")], None, true),
+            (&[("if-none-match", "W/\"a\"")], some, false),
+            (&[("if-none-match", "\"b\"")], some, true),
+            (&[("if-unmodified-since", TIME)], some, true),
+            (&[("if-unmodified-since", "Thu, 01 Jan 1970 00:00:04 GMT")], some, false),
+            (&[("if-unmodified-since", TIME)], None, false),
+            (&[("if-match", "\"a\""), ("if-unmodified-since", "Thu, 01 Jan 1970 00:00:04 GMT")], some, true),
+            (&[("if-match", "\"a\""), ("if-none-match", "\"a\"")], some, false),
+        ] {
+            let map = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()));
+            let required = Required::parse(&HeaderMap::from_iter(map)).unwrap();
+            assert_eq!(required.is_met(current), met, "{headers:?} {current:?}");
+        }
+        for headers in [&[][..], &[("if-unmodified-since", "yesterday")]] {
+            let map = headers.iter().map(|(n, v): &(&'static str, &str)| (HeaderName::from_static(n), v.parse().unwrap()));
+            assert_eq!(Required::parse(&HeaderMap::from_iter(map)), None);
         }
     }
 }

@@ -3,19 +3,26 @@
 //!
 //! Knows HTTP semantics (RFC 9110, 7240, 9457) and exchanges; no sockets, no routing, no Kafka client.
 
+mod body;
 mod conditional;
+mod correlated;
 mod fetch;
 mod headers;
+mod identify;
 mod prefer;
 pub mod problem;
 mod produce;
+mod reply;
 mod scope;
 
+pub use correlated::{ExchangeFace, ExchangeFaceOptions, Location, LocationPiece, Pseudo, Replies, Step, TOKEN_PARAM, Trail};
 pub use fetch::{FetchFace, FetchFaceOptions};
 pub use headers::is_hop_by_hop;
+pub use identify::{Idempotency, Identify, KeySource};
 pub use prefer::Preferences;
 pub use problem::Problem;
 pub use produce::{ProduceFace, ProduceFaceOptions};
+pub use reply::{ReplyFace, ReplyFaceOptions};
 pub use scope::RequestScope;
 
 use bytes::Bytes;
@@ -37,6 +44,10 @@ pub enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Produced,
+    /// An exchange whose reply is for later, or for nobody.
+    Accepted,
+    /// With the reply of a worker.
+    Replied,
     /// The name of the problem.
     Failed(&'static str),
     Hit,

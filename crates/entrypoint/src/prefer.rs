@@ -17,6 +17,8 @@ pub enum Return {
 pub struct Preferences {
     /// `wait=N`: how long to hold the request, in seconds on the wire.
     pub wait: Option<Duration>,
+    /// `respond-async` (section 4.1)
+    pub respond_async: bool,
     /// `return=minimal` or `return=representation`.
     pub returns: Option<Return>,
 }
@@ -43,7 +45,10 @@ impl Preferences {
     }
 
     fn note(&mut self, name: &str, value: &str) {
-        if name.eq_ignore_ascii_case("wait") && self.wait.is_none() {
+        if name.eq_ignore_ascii_case("respond-async") {
+            // A value makes it another preference, which nobody has defined.
+            self.respond_async |= value.is_empty();
+        } else if name.eq_ignore_ascii_case("wait") && self.wait.is_none() {
             self.wait = value.parse::<u32>().ok().map(|s| Duration::from_secs(s.into()));
         } else if name.eq_ignore_ascii_case("return") && self.returns.is_none() {
             self.returns = match value {
@@ -81,11 +86,12 @@ mod tests {
     fn preferences() {
         let secs = |n| Some(Duration::from_secs(n));
         let check = |lines: &[&str], wait: Option<Duration>, returns: Option<Return>| {
+            let respond_async = lines.iter().any(|line| line.starts_with("respond-async"));
             let mut headers = HeaderMap::new();
             for line in lines {
                 headers.append("prefer", line.parse().unwrap());
             }
-            assert_eq!(Preferences::parse(&headers), Preferences { wait, returns }, "{lines:?}");
+            assert_eq!(Preferences::parse(&headers), Preferences { wait, respond_async, returns }, "{lines:?}");
         };
         check(&[], None, None);
         check(&["wait=10"], secs(10), None);
@@ -93,6 +99,9 @@ mod tests {
         check(&["respond-async; x=\"a,wait=3\", WAIT = \"7\""], secs(7), None);
         check(&["return=representation", "wait=1, wait=2"], secs(1), Some(Return::Representation));
         check(&["return=minimal; foo, wait=ten"], None, Some(Return::Minimal));
+        check(&["respond-async", "respond-async"], None, None);
+        check(&["respond-async; foo=\"bar\""], None, None);
+        check(&["x=\"respond-async, wait=1\", x=\", respond-async\""], None, None);
         check(&["wait=-1"], None, None);
         check(&["wait=99999999999999999999"], None, None);
         check(&["x=\"unclosed, wait=1"], None, None);

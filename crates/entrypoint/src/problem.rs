@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use exchange::{CursorError, FetchError, ProduceFault};
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use exchange::{CursorError, FetchError, OnceError, ProduceFault};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use kafka::{ProduceError, Written};
 use template::{Blame, RenderError};
@@ -23,6 +23,8 @@ pub struct Problem {
     pub written: Option<Written>,
     /// `Retry-After` in seconds.
     pub retry_after: Option<u32>,
+    /// Further members, by name.
+    pub members: Vec<(&'static str, String)>,
 }
 
 /// Seconds after which a client may try again what is not available now.
@@ -30,7 +32,7 @@ const RETRY_SOON: u32 = 1;
 
 impl Problem {
     fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, name, title, detail: detail.into(), written: None, retry_after: None }
+        Self { status, name, title, detail: detail.into(), written: None, retry_after: None, members: Vec::new() }
     }
 
     fn retry(self) -> Self {
@@ -89,8 +91,53 @@ impl Problem {
     /// The cluster may still write the record.
     pub fn produce_too_slow(timeout: Duration) -> Self {
         let detail = format!("the cluster did not acknowledge the record within {timeout:?}");
-        let problem = Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time", detail);
-        Self { written: Some(Written::Maybe), ..problem }
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time", detail).maybe_written()
+    }
+
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", "The request cannot be used", detail).not_written()
+    }
+
+    pub fn key_missing(header: &HeaderName) -> Self {
+        let detail = format!("the request needs the header {header}: any text that is new for each new request");
+        Self::new(StatusCode::BAD_REQUEST, "idempotency-key-missing", "The idempotency key is missing", detail).not_written()
+    }
+
+    pub fn precondition_required() -> Self {
+        let detail = "say what is replaced: If-Match with the ETag of the current record, or If-None-Match: * for none";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "precondition-required", "A condition is missing", detail).not_written()
+    }
+
+    /// The request is in its topic, and no reply came.
+    pub fn no_reply(waited: Duration) -> Self {
+        let detail = format!("the request was written, and nobody has replied within {:.1} s", waited.as_secs_f64());
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "no-reply", "There is no reply yet", detail).written()
+    }
+
+    pub fn bad_reply(detail: impl Into<String>) -> Self {
+        let detail = format!("the reply cannot be passed on: {}", detail.into());
+        Self::new(StatusCode::BAD_GATEWAY, "bad-reply", "The reply is faulty", detail)
+    }
+
+    pub fn unknown_exchange() -> Self {
+        let detail = "no request of yours has this id";
+        Self::new(StatusCode::NOT_FOUND, "unknown-exchange", "There is no such exchange", detail)
+    }
+
+    pub fn reply_gone() -> Self {
+        let detail = "the exchange is older than what its topics keep";
+        Self::new(StatusCode::GONE, "reply-gone", "The reply is gone", detail)
+    }
+
+    pub fn too_many_pending(limit: usize) -> Self {
+        let detail = format!("{limit} exchanges of this route wait for a reply (pending_max)");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-pending", "The worker is behind", detail).not_written().retry()
+    }
+
+    pub fn too_many_exchanges(limit: usize) -> Self {
+        let detail = format!("{limit} exchanges wait for a reply (limits.pending_exchanges)");
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-exchanges", "The gateway is busy", detail);
+        problem.not_written().retry()
     }
 
     pub fn too_many_requests(limit: usize) -> Self {
@@ -102,8 +149,29 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway failed", detail)
     }
 
-    fn not_written(self) -> Self {
+    /// Of a fault before the record was written.
+    pub fn not_written(self) -> Self {
         Self { written: Some(Written::No), ..self }
+    }
+
+    fn maybe_written(self) -> Self {
+        Self { written: Some(Written::Maybe), ..self }
+    }
+
+    /// Of a fault after the record was written.
+    pub fn written(self) -> Self {
+        Self { written: Some(Written::Yes), ..self }
+    }
+
+    pub fn may_be_written(&self) -> bool {
+        matches!(self.written, Some(Written::Maybe | Written::Yes))
+    }
+
+    /// With one more member.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: String) -> Self {
+        self.members.push((name, value));
+        self
     }
 
     fn body(&self) -> Bytes {
@@ -117,7 +185,11 @@ impl Problem {
             body["written"] = match written {
                 Written::No => "no".into(),
                 Written::Maybe => "maybe".into(),
+                Written::Yes => "yes".into(),
             };
+        }
+        for (name, value) in &self.members {
+            body[*name] = value.as_str().into();
         }
         body.to_string().into()
     }
@@ -161,8 +233,35 @@ impl From<&ProduceFault> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "unknown-topic", "There is no such topic", fault.to_string())
             }
             ProduceFault::Cluster(e) => Self::from(e),
+            ProduceFault::NotCached(_) => {
+                let title = "Conditions cannot be looked at here";
+                Self::new(StatusCode::BAD_REQUEST, "precondition-unsupported", title, fault.to_string())
+            }
+            ProduceFault::Current(e) => Self::from(e),
+            ProduceFault::Once(e) => Self::from(e),
         };
         Self { written: problem.written.or(Some(Written::No)), ..problem }
+    }
+}
+
+impl From<&OnceError> for Problem {
+    fn from(e: &OnceError) -> Self {
+        match e {
+            OnceError::Produce(e) => Self::from(e),
+            OnceError::Look(e) => Self::from(e.as_ref()).not_written(),
+            OnceError::Conflict => {
+                let detail =
+                    "the idempotency key was used for a request with another method, path, body or header: take a new key";
+                let title = "The idempotency key is taken";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", title, detail).not_written()
+            }
+            // It is in the cluster for good, and will be written once.
+            OnceError::Claimed => {
+                let title = "The cluster did not answer in time";
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", title, e.to_string()).maybe_written()
+            }
+            OnceError::Broken => Self::internal(e.to_string()).maybe_written(),
+        }
     }
 }
 
@@ -178,6 +277,7 @@ impl From<&ProduceError> for Problem {
             ProduceError::NotAuthorized { .. } => (S::BAD_GATEWAY, "not-authorized", "The gateway may not write to the topic"),
             ProduceError::Unavailable { .. } => (S::SERVICE_UNAVAILABLE, "cluster-unavailable", "The cluster is not available"),
             ProduceError::TimedOut { .. } => (S::GATEWAY_TIMEOUT, "timed-out", "The cluster did not answer in time"),
+            ProduceError::ConditionFailed => (S::PRECONDITION_FAILED, "precondition-failed", "The condition does not hold"),
             ProduceError::DiskFull => (S::SERVICE_UNAVAILABLE, "disk-full", "The disk of the embedded log is full"),
             ProduceError::BytesMax => (S::SERVICE_UNAVAILABLE, "disk-full", "The embedded log may take no more bytes"),
         };
@@ -187,9 +287,10 @@ impl From<&ProduceError> for Problem {
             ProduceError::Unavailable { .. } => "the cluster of this topic cannot take records now".into(),
             ProduceError::TimedOut { .. } => "the cluster did not acknowledge the record in time".into(),
             ProduceError::NotAuthorized { .. } => "the cluster does not let the gateway write to the topic".into(),
+            ProduceError::ConditionFailed => "the current record is not the one that the request names, or there is none".into(),
             _ => e.to_string(),
         };
-        Self { status, name, title, detail, written: Some(e.written()), retry_after }
+        Self { written: Some(e.written()), retry_after, ..Self::new(status, name, title, detail) }
     }
 }
 

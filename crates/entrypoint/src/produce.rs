@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use exchange::{Acknowledged, Produce};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use exchange::{Acknowledged, Produce, Write};
+use http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::BodyExt;
 
+use crate::body;
+use crate::conditional::Required;
+use crate::identify::Identify;
 use crate::prefer::{Preferences, Return};
 use crate::problem::Problem;
-use crate::scope::RequestScope;
 use crate::{CURSOR_HEADER, Outcome, Reply, headers};
 
 pub struct ProduceFaceOptions {
@@ -22,6 +23,10 @@ pub struct ProduceFaceOptions {
     pub timeout: Duration,
     /// Request headers that become record headers under the same name, besides `content-type`.
     pub copy_headers: Vec<HeaderName>,
+    /// Who asks, and whether the record is written once.
+    pub identify: Identify,
+    /// Whether `PUT`, `PATCH` and `DELETE` must say what they replace.
+    pub require_match: bool,
 }
 
 /// A produce route as HTTP.
@@ -56,10 +61,14 @@ impl ProduceFace {
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let (head, body) = request.into_parts();
-        let body = self.collect(&head.headers, body).await?;
+        let precondition = self.precondition(&head)?;
+        let body = body::collect(&head.headers, body, self.options.body_bytes_max, self.options.timeout).await?;
+        let (scope, _, marks) = self.options.identify.identify(&head, params, &body)?;
         let value = value_of(&head.method, &head.headers, body);
-        let scope = RequestScope::new(&head, params);
-        let run = self.produce.run(&scope, value, self.record_headers(&head.headers));
+        let headers = headers::to_record(&head.headers, &self.options.copy_headers);
+        // Without a key nobody looks for the record by its id.
+        let marks = marks.filter(|marks| marks.digest.is_some());
+        let run = self.produce.run(&scope, Write { value, headers, marks, precondition });
         let acknowledged = match tokio::time::timeout(self.options.timeout, run).await {
             Ok(done) => done.map_err(|fault| Problem::from(&fault))?,
             Err(_) => return Err(Problem::produce_too_slow(self.options.timeout)),
@@ -67,62 +76,15 @@ impl ProduceFace {
         Ok(respond(&acknowledged, Preferences::parse(&head.headers).returns))
     }
 
-    async fn collect<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Problem>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
-        let limit = self.options.body_bytes_max;
-        // A body that says it is too large is not read at all.
-        let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-        if announced.is_some_and(|n| n > limit) {
-            return Err(Problem::body_too_large(limit));
+    fn precondition(&self, head: &http::request::Parts) -> Result<Option<exchange::Precondition>, Problem> {
+        if !matches!(head.method, Method::PUT | Method::PATCH | Method::DELETE) {
+            return Ok(None);
         }
-        if body.is_end_stream() {
-            return Ok(Bytes::new());
-        }
-        match tokio::time::timeout(self.options.timeout, whole(body, limit)).await {
-            Ok(done) => done,
-            Err(_) => Err(Problem::body_too_slow(self.options.timeout)),
+        match Required::parse(&head.headers) {
+            None if self.options.require_match => Err(Problem::precondition_required()),
+            required => Ok(required.map(|r| -> exchange::Precondition { Box::new(move |current| r.is_met(current)) })),
         }
     }
-
-    /// `content-type` and what the route names; all else stays home, secrets and hop-by-hop headers first of all.
-    fn record_headers(&self, headers: &HeaderMap) -> Vec<(String, Option<Bytes>)> {
-        let names = std::iter::once(&CONTENT_TYPE).chain(self.options.copy_headers.iter().filter(|n| *n != CONTENT_TYPE));
-        let of_name = |name: &HeaderName| {
-            let values = headers.get_all(name).into_iter();
-            values.map(|v| (name.as_str().to_owned(), Some(Bytes::copy_from_slice(v.as_bytes())))).collect::<Vec<_>>()
-        };
-        names.filter(|n| !headers::is_hop_by_hop(n)).flat_map(of_name).collect()
-    }
-}
-
-/// The bytes of a body in one piece. Frames are joined as they come: kept one by one, those of a client that sends single
-/// bytes would take many times their size.
-async fn whole<B>(body: B, limit: u64) -> Result<Bytes, Problem>
-where
-    B: Body<Data = Bytes>,
-    B::Error: std::error::Error + Send + Sync + 'static,
-{
-    let mut body = std::pin::pin!(body);
-    let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Problem::body_unreadable(e.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if (first.len() + joined.len() + data.len()) as u64 > limit {
-            return Err(Problem::body_too_large(limit));
-        }
-        if first.is_empty() && joined.is_empty() {
-            first = data;
-            continue;
-        }
-        joined.extend_from_slice(&std::mem::take(&mut first));
-        joined.extend_from_slice(&data);
-    }
-    // A body of one frame is not copied.
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
 /// A DELETE without a body writes a tombstone; an empty body of another method is an empty value.
@@ -163,44 +125,4 @@ fn respond(acknowledged: &Acknowledged, returns: Option<Return>) -> Response<Rep
         }
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-    use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use http_body::Frame;
-
-    use super::*;
-
-    struct Frames(VecDeque<Bytes>);
-
-    impl Body for Frames {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(self.0.pop_front().map(|data| Ok(Frame::data(data))))
-        }
-    }
-
-    #[tokio::test]
-    async fn frames_are_joined_up_to_the_limit() {
-        for (frames, whole_body) in [
-            (&[][..], Some("")),
-            (&["abc"], Some("abc")),
-            (&["", "a", "", "bc"], Some("abc")),
-            (&["ab", "cd"], Some("abcd")),
-            (&["abcde"], None),
-            (&["ab", "cd", "e"], None),
-        ] {
-            let body = Frames(frames.iter().map(|f| Bytes::from_static(f.as_bytes())).collect());
-            let read = whole(body, 4).await;
-            assert_eq!(read.as_deref().ok(), whole_body.map(str::as_bytes), "{frames:?}");
-            assert!(read.is_ok() || read.is_err_and(|problem| problem.name == "body-too-large"));
-        }
-    }
 }

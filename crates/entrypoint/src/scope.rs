@@ -9,13 +9,15 @@ use template::{Message, Scope};
 
 type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// Longest `Idempotency-Key` taken, in bytes; a longer one is left unseen and so replaced by one of ours.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+/// Longest idempotency key taken, in bytes; where nothing depends on it, a longer one is replaced by one of ours.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
+const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 
 /// A request head with its path parameters. Ids are made on first use and then stay the same.
 pub struct RequestScope<'a> {
     head: &'a Parts,
     params: &'a [(&'a str, &'a str)],
+    idempotency_header: &'a str,
     idempotency_key: OnceLock<String>,
     correlation_id: OnceLock<String>,
 }
@@ -23,7 +25,21 @@ pub struct RequestScope<'a> {
 impl<'a> RequestScope<'a> {
     /// `params` are percent-decoded.
     pub fn new(head: &'a Parts, params: &'a [(&'a str, &'a str)]) -> Self {
-        Self { head, params, idempotency_key: OnceLock::new(), correlation_id: OnceLock::new() }
+        let idempotency_header = IDEMPOTENCY_HEADER;
+        Self { head, params, idempotency_header, idempotency_key: OnceLock::new(), correlation_id: OnceLock::new() }
+    }
+
+    /// With the header that the route takes idempotency keys from, in lower case.
+    #[must_use]
+    pub fn with_idempotency_header(self, name: &'a str) -> Self {
+        Self { idempotency_header: name, ..self }
+    }
+
+    /// With the ids of the request, for templates to see.
+    #[must_use]
+    pub fn with_ids(self, correlation_id: String, idempotency_key: Option<String>) -> Self {
+        let key = idempotency_key.map_or_else(OnceLock::new, OnceLock::from);
+        Self { correlation_id: OnceLock::from(correlation_id), idempotency_key: key, ..self }
     }
 
     pub fn head(&self) -> &'a Parts {
@@ -81,7 +97,10 @@ impl Scope for RequestScope<'_> {
     }
 
     fn idempotency_key(&self) -> Option<Cow<'_, str>> {
-        let given = self.head.headers.get("idempotency-key").and_then(|v| v.to_str().ok());
+        if let Some(key) = self.idempotency_key.get() {
+            return Some(Cow::Borrowed(key));
+        }
+        let given = self.head.headers.get(self.idempotency_header).and_then(|v| v.to_str().ok());
         match given.filter(|k| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&k.len())) {
             Some(key) => Some(Cow::Borrowed(key)),
             None => Some(Cow::Borrowed(self.idempotency_key.get_or_init(new_id))),

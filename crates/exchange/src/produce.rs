@@ -1,13 +1,18 @@
 //! One request, one record: built from templates, answered when the cluster acknowledged it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use kafka::{Cluster, ProduceError, ProduceRecord};
+use kafka::{Cluster, Condition, ProduceError, ProduceRecord};
+use message_cache::TopicCache;
 use template::{RenderError, Scope, Template};
 
 use crate::cursor::Cursor;
 use crate::etag::record_etag;
+use crate::fetch::{FetchError, latest};
+use crate::id::{CorrelationId, RequestDigest};
+use crate::once::{DIGEST_HEADER, Once, OnceError, Written};
 use crate::topic::{Topic, Topics};
 
 pub struct ProduceOptions {
@@ -20,6 +25,42 @@ pub struct ProduceOptions {
     pub timestamp: Option<Template>,
     /// Record headers, in order.
     pub headers: Vec<(String, Template)>,
+    /// The record headers of an exchange.
+    pub names: RecordNames,
+    /// What writes records with a digest, on a topic with a fixed name.
+    pub once: Option<Arc<Once>>,
+    /// How long the cache may take to reach the end of the topic, before a condition is looked at.
+    pub patience: Duration,
+}
+
+/// Names of record headers.
+#[derive(Clone, Debug)]
+pub struct RecordNames {
+    pub correlation_id: String,
+    /// With the topic of replies, where there are any.
+    pub reply_to: Option<(String, String)>,
+}
+
+/// What a record is known by.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    pub id: CorrelationId,
+    /// Of a request that is written once however often it comes.
+    pub digest: Option<RequestDigest>,
+}
+
+/// Whether a record may be written over the current one of its key: its entity tag, quoted, and its time in ms since the epoch.
+/// `None`: there is none, or a tombstone.
+pub type Precondition = Box<dyn FnOnce(Option<(&str, i64)>) -> bool + Send>;
+
+/// A record to write, beside what the route says.
+#[derive(Default)]
+pub struct Write {
+    pub value: Option<Bytes>,
+    /// They come first in the record, then those of the route, then those of the exchange.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    pub marks: Option<Marks>,
+    pub precondition: Option<Precondition>,
 }
 
 pub struct Produce {
@@ -41,6 +82,8 @@ pub struct Acknowledged {
     /// Quoted; `None` without an offset.
     pub etag: Option<String>,
     pub cursor: Option<Cursor>,
+    /// It was written before, for the same request.
+    pub repeated: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +97,23 @@ pub enum ProduceFault {
     TopicName(String),
     #[error(transparent)]
     Cluster(#[from] ProduceError),
+    /// The topic has to be cached, for a condition to be looked at.
+    #[error("topic {0} is not cached, so the conditions of the request cannot be looked at")]
+    NotCached(String),
+    /// The current record cannot be told; nothing was written.
+    #[error(transparent)]
+    Current(#[from] FetchError),
+    #[error(transparent)]
+    Once(OnceError),
+}
+
+impl From<OnceError> for ProduceFault {
+    fn from(e: OnceError) -> Self {
+        match e {
+            OnceError::Produce(e) => Self::Cluster(e),
+            e => Self::Once(e),
+        }
+    }
 }
 
 impl Produce {
@@ -67,20 +127,16 @@ impl Produce {
         self.options.topic.source()
     }
 
-    /// Writes one record. `headers` come first in it, then those of the route.
-    pub async fn run(
-        &self,
-        scope: &(dyn Scope + Sync),
-        value: Option<Bytes>,
-        headers: Vec<(String, Option<Bytes>)>,
-    ) -> Result<Acknowledged, ProduceFault> {
-        let record = self.record(scope, value, headers)?;
+    /// Writes one record.
+    pub async fn run(&self, scope: &(dyn Scope + Sync), write: Write) -> Result<Acknowledged, ProduceFault> {
+        let Write { value, headers, marks, precondition } = write;
+        let record = self.record(scope, value, headers, marks)?;
         let (name, key) = (record.topic.clone(), record.key.clone());
-        let produced = self.options.cluster.produce(record).await?;
-        let topic = self.fixed.as_ref().or_else(|| self.topics.get(&self.options.cluster_name, &name));
-        if let (Some(topic), Some(offset)) = (topic, produced.offset) {
-            topic.acknowledge(produced.partition, offset);
-        }
+        let condition = precondition.map(|p| condition_of(key.clone().unwrap_or_default(), p));
+        let Written { produced, repeated } = match (&self.options.once, marks) {
+            (Some(once), Some(Marks { id, digest: Some(digest) })) => once.write(id, digest, record, condition).await?,
+            _ => self.write(record, condition).await?,
+        };
         Ok(Acknowledged {
             key,
             partition: produced.partition,
@@ -89,7 +145,23 @@ impl Produce {
             etag: produced.offset.map(|offset| record_etag(produced.partition, offset, produced.timestamp_ms)),
             cursor: produced.offset.map(|offset| Cursor::new(&name, vec![(produced.partition, offset + 1)])),
             topic: name,
+            repeated,
         })
+    }
+
+    async fn write(&self, record: ProduceRecord, condition: Option<Condition>) -> Result<Written, ProduceFault> {
+        let cached = self.fixed.as_ref().or_else(|| self.topics.get(&self.options.cluster_name, &record.topic));
+        let produced = match (cached, condition) {
+            (Some(topic), None) => topic.produce(record, None).await?,
+            (Some(topic), condition) => {
+                let used = topic.caught_up(None, self.options.patience).await?;
+                topic.at_end(used.cache, self.options.patience).await?;
+                topic.produce(record, condition).await?
+            }
+            (None, None) => self.options.cluster.produce(record).await?,
+            (None, Some(_)) => return Err(ProduceFault::NotCached(record.topic)),
+        };
+        Ok(Written { produced, repeated: false })
     }
 
     fn record(
@@ -97,6 +169,7 @@ impl Produce {
         scope: &dyn Scope,
         value: Option<Bytes>,
         mut headers: Vec<(String, Option<Bytes>)>,
+        marks: Option<Marks>,
     ) -> Result<ProduceRecord, ProduceFault> {
         let o = &self.options;
         let topic = o.topic.render(scope)?.into_owned();
@@ -105,6 +178,13 @@ impl Produce {
         }
         for (name, template) in &o.headers {
             headers.push((name.clone(), Some(template.render(scope)?.into_owned().into())));
+        }
+        // Last, since of several headers with one name the last counts.
+        if let Some(Marks { id, digest }) = marks {
+            let reply_to = o.names.reply_to.iter().map(|(name, topic)| (name.clone(), topic.clone()));
+            let digest = digest.map(|digest| (DIGEST_HEADER.to_owned(), digest.to_string()));
+            let marks = reply_to.chain(digest).chain([(o.names.correlation_id.clone(), id.to_string())]);
+            headers.extend(marks.map(|(name, value)| (name, Some(value.into()))));
         }
         Ok(ProduceRecord {
             topic,
@@ -115,6 +195,16 @@ impl Produce {
             timestamp_ms: number(o.timestamp.as_ref(), scope, "the timestamp", "number of milliseconds since the epoch")?,
         })
     }
+}
+
+/// The condition on a topic that is one on the newest record of a key.
+fn condition_of(key: Bytes, precondition: Precondition) -> Condition {
+    Box::new(move |cache: &TopicCache| {
+        // A record that cannot be read is not known to be what the client means, nor to be none.
+        let Ok(current) = latest(cache, &key) else { return false };
+        let tagged = current.filter(|l| !l.record.is_tombstone()).map(|l| (l.etag(), l.record.timestamp_ms()));
+        precondition(tagged.as_ref().map(|(etag, ms)| (etag.as_str(), *ms)))
+    })
 }
 
 fn number<N: std::str::FromStr + PartialOrd + Default>(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kafka::{AdminError, Cluster, FetchOptions};
+use kafka::{AdminError, Cluster, Condition, FetchOptions, ProduceError, ProduceRecord, Produced};
 use message_cache::{InUse, TopicCache};
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -56,6 +56,11 @@ impl Topic {
         }
     }
 
+    /// Whether other gateways may use the topic, too.
+    pub fn is_of_kafka(&self) -> bool {
+        matches!(self.cluster, Cluster::Kafka(_))
+    }
+
     /// The cache, if it is in use.
     pub fn opened(&self) -> Option<&Arc<TopicCache>> {
         self.cache.get()
@@ -73,7 +78,7 @@ impl Topic {
     }
 
     /// Remembers that a client was told of a record: whoever fetches from now on must see it.
-    pub(crate) fn acknowledge(&self, partition: i32, offset: i64) {
+    fn acknowledge(&self, partition: i32, offset: i64) {
         // The embedded log shows a record before it acknowledges it.
         if matches!(self.cluster, Cluster::Embedded(_)) {
             return;
@@ -105,6 +110,43 @@ impl Topic {
             }
         }
         Ok(used)
+    }
+
+    /// Writes a record; where there is a condition, only if it holds for the topic as it is then. On Kafka another may write
+    /// between the look and the record.
+    pub(crate) async fn produce(&self, record: ProduceRecord, condition: Option<Condition>) -> Result<Produced, ProduceError> {
+        let produced = match condition {
+            Some(condition) => self.cluster.produce_if(record, condition).await?,
+            None => self.cluster.produce(record).await?,
+        };
+        if let Some(offset) = produced.offset {
+            self.acknowledge(produced.partition, offset);
+        }
+        Ok(produced)
+    }
+
+    /// Waits until the cache holds all that the cluster had when this was called. The embedded log is its own cache.
+    pub(crate) async fn at_end(&self, cache: &TopicCache, patience: Duration) -> Result<(), FetchError> {
+        if matches!(self.cluster, Cluster::Embedded(_)) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + patience;
+        let mut changes = cache.changes();
+        let ends = tokio::time::timeout_at(deadline, self.cluster.ends(&self.name)).await;
+        let ends = ends
+            .map_err(|_| "the cluster does not tell where the topic ends".to_owned())
+            .and_then(|ends| ends.map_err(|e| e.to_string()));
+        let ends = ends.map_err(FetchError::Unavailable)?;
+        let is_there = || {
+            let partitions = cache.partitions();
+            partitions.len() >= ends.len() && partitions.iter().zip(&ends).all(|(log, end)| log.end_offset() >= *end)
+        };
+        while !is_there() {
+            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return Err(FetchError::Behind { topic: self.name.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// What the cache lacks, if anything.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use exchange::{Ask, ClauseTemplate, Fetch, FetchOptions, Found, Merged, Produce, ProduceOptions, Select, Topic, Topics};
+use exchange::{
+    Ask, ClauseTemplate, Fetch, FetchOptions, Found, Merged, Produce, ProduceOptions, RecordNames, Select, Topic, Topics,
+};
 use kafka::{Cluster, EmbeddedCluster, EmbeddedOptions, FetchStart, ProduceRecord, TopicSpec};
 use proptest::prelude::*;
 use template::{Scope, Template, Variable};
@@ -33,6 +35,10 @@ fn template(text: &str) -> Template {
     Template::compile(text, &[Variable::Params]).unwrap()
 }
 
+fn of(value: Option<Bytes>) -> exchange::Write {
+    exchange::Write { value, ..exchange::Write::default() }
+}
+
 struct House {
     produce: Produce,
     fetch: Fetch,
@@ -54,6 +60,9 @@ async fn house() -> House {
         partition: None,
         timestamp: None,
         headers: vec![("made-by".into(), template("test of ${params.id}"))],
+        names: RecordNames { correlation_id: "id".into(), reply_to: None },
+        once: None,
+        patience: Duration::from_secs(1),
     };
     let select = Select::Newest(vec![ClauseTemplate { key: Some(template("${params.id}")), headers: Vec::new() }]);
     let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -72,15 +81,15 @@ async fn the_newest_record_of_a_key_is_found() {
     let nothing_held = |current: Option<(&str, i64)>| current.is_none();
     assert!(matches!(house.fetch.run(&scope, ask(&nothing_held, None)).await, Ok(Found::Nothing)));
     for value in ["a", "b"] {
-        house.produce.run(&scope, Some(value.into()), Vec::new()).await.unwrap();
+        house.produce.run(&scope, of(Some(value.into()))).await.unwrap();
     }
-    house.produce.run(&Params(&[("id", "2")]), Some("other".into()), Vec::new()).await.unwrap();
+    house.produce.run(&Params(&[("id", "2")]), of(Some("other".into()))).await.unwrap();
     let Ok(Found::Record(found, etag)) = house.fetch.run(&scope, ask(&nothing_held, None)).await else { panic!("not found") };
     assert_eq!((found.record.value(), found.record.header("made-by")), (Some(&b"b"[..]), Some(&b"test of 1"[..])));
     assert_eq!(etag, found.etag());
     let holds_it = |current: Option<(&str, i64)>| current.is_some_and(|(tag, _)| tag == etag);
     assert!(matches!(house.fetch.run(&scope, ask(&holds_it, None)).await, Ok(Found::Unchanged(tag, _)) if tag == etag));
-    house.produce.run(&scope, None, Vec::new()).await.unwrap();
+    house.produce.run(&scope, of(None)).await.unwrap();
     assert!(matches!(house.fetch.run(&scope, ask(&holds_it, None)).await, Ok(Found::Nothing)));
 }
 
@@ -92,13 +101,13 @@ async fn a_wait_ends_when_the_key_changes_and_not_when_another_does() {
     let waiting = house.fetch.run(&scope, ask(&nothing_held, Some(Duration::from_secs(60))));
     tokio::pin!(waiting);
     let other = Params(&[("id", "2")]);
-    let write = house.produce.run(&other, Some("x".into()), Vec::new());
+    let write = house.produce.run(&other, of(Some("x".into())));
     tokio::select! {
         biased;
         _ = &mut waiting => panic!("ended early"),
         written = write => drop(written.unwrap()),
     }
-    let (found, written) = tokio::join!(waiting, house.produce.run(&scope, Some("y".into()), Vec::new()));
+    let (found, written) = tokio::join!(waiting, house.produce.run(&scope, of(Some("y".into()))));
     written.unwrap();
     assert!(matches!(found, Ok(Found::Record(l, _)) if l.record.value() == Some(b"y")));
     let wait = Some(Duration::from_millis(20));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use config::{CapabilityPlan, ClusterPlan, Plan, TopicPlan};
+use config::{CapabilityPlan, ClusterPlan, CreatePlan, Plan, TopicPlan};
 use kafka::{
     AdminError, Cluster, EmbeddedCluster, EmbeddedOptions, FetchOptions, FetchStart, KafkaCluster, KafkaOptions, TopicSpec,
 };
@@ -58,11 +58,13 @@ impl Clusters {
     async fn create_embedded_topics(&self, plan: &Plan) -> Result<(), OpenClustersError> {
         let mut wanted: BTreeMap<(&str, &str), Option<&TopicPlan>> = BTreeMap::new();
         for route in &plan.routes {
-            if let CapabilityPlan::Produce(produce) = &route.capability
-                && let Some(topic) = produce.topic.literal()
-            {
-                wanted.insert((&produce.cluster, topic), None);
-            }
+            let (produce, reply) = match &route.capability {
+                CapabilityPlan::Produce(produce) => (produce, None),
+                CapabilityPlan::Exchange(exchange) => (&exchange.request, exchange.reply.as_ref()),
+                CapabilityPlan::Fetch(_) => continue,
+            };
+            wanted.extend(produce.topic.literal().map(|topic| ((produce.cluster.as_str(), topic), None)));
+            wanted.extend(reply.map(|reply| ((reply.cluster.as_str(), reply.topic.as_str()), None)));
         }
         wanted.extend(plan.cache.topics.iter().map(|t| ((t.cluster.as_str(), t.name.as_str()), Some(t))));
         for ((cluster, topic), declared) in wanted {
@@ -84,6 +86,15 @@ impl Clusters {
             if let Some(cluster @ Cluster::Kafka(_)) = self.by_name.get(&declared.cluster) {
                 tokio::spawn(create_until_there(cluster.clone(), topic_spec(&declared.name, Some(declared))));
             }
+        }
+    }
+
+    /// Creates the topics of claims that are missing.
+    pub fn create_claims_topics(&self, plan: &Plan) {
+        for claims in &plan.claims {
+            let Some(cluster @ Cluster::Kafka(_)) = self.by_name.get(&claims.cluster) else { continue };
+            let create = claims.create.clone().unwrap_or_else(claims_topic);
+            tokio::spawn(create_until_there(cluster.clone(), spec_of(&claims.topic, Some(&create))));
         }
     }
 
@@ -143,13 +154,23 @@ fn open_one(plan: &Plan, cluster: &ClusterPlan) -> Result<Cluster, OpenClustersE
 }
 
 fn topic_spec(name: &str, declared: Option<&TopicPlan>) -> TopicSpec {
-    let create = declared.and_then(|t| t.create.as_ref());
+    spec_of(name, declared.and_then(|t| t.create.as_ref()))
+}
+
+fn spec_of(name: &str, create: Option<&CreatePlan>) -> TopicSpec {
     TopicSpec {
         name: name.to_owned(),
         partitions: create.map_or(DEFAULT_PARTITIONS, |c| c.partitions),
         replication: create.map_or(-1, |c| c.replication),
         config: create.map(|c| c.config.clone()).unwrap_or_default(),
     }
+}
+
+/// As many partitions as some gateways can share, for a day: by then a claim is decided, or its client gone.
+fn claims_topic() -> CreatePlan {
+    let config = [("cleanup.policy", "delete"), ("retention.ms", "86400000")];
+    let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    CreatePlan { partitions: 6, replication: -1, config }
 }
 
 async fn create_until_there(cluster: Cluster, spec: TopicSpec) {

@@ -6,6 +6,7 @@ mod admin;
 mod clusters;
 mod collect;
 pub mod control;
+mod exchanges;
 mod lines;
 mod lower;
 pub mod pipeline;

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use config::{
-    CapabilityPlan, FetchPlan, FilterPlan, HistoryPlan, LimitsPlan, Plan, ProducePlan, RoutePlan, SelectPlan, TopicPlan,
+    CapabilityPlan, FetchPlan, FilterPlan, HistoryPlan, LimitsPlan, Plan, ProducePlan, RecordNamesPlan, RoutePlan, SelectPlan,
+    TopicPlan,
 };
 use edge::{Limits, RouteMatch, Router};
 use entrypoint::{FetchFace, FetchFaceOptions, ProduceFace, ProduceFaceOptions};
-use exchange::{ClauseTemplate, Fetch, FetchOptions, History, Produce, ProduceOptions, Select, Topic, Topics};
+use exchange::{ClauseTemplate, Fetch, FetchOptions, History, Select, Topic, Topics};
 use http::{HeaderName, HeaderValue, Method};
 use tokio::sync::watch;
 
 use crate::clusters::{Clusters, fetch_options};
+use crate::exchanges::Exchanges;
 use crate::pipeline::{Capability, Parts, Pipeline, Route, Shared};
+
+mod exchange_route;
 
 /// A plan that passed its checks and yet cannot be carried out: a fault of ours.
 #[derive(Debug, thiserror::Error)]
@@ -51,21 +55,24 @@ pub struct Lowering<'a> {
     pub clusters: &'a Clusters,
     pub topics: Arc<Topics>,
     pub shared: Arc<Shared>,
+    pub exchanges: &'a mut Exchanges,
     pub stopping: watch::Receiver<bool>,
 }
 
 impl Lowering<'_> {
     /// One pipeline per listener, in the plan's order.
-    pub fn pipelines(&self, mut plan: Plan) -> Result<Vec<Pipeline>, LowerError> {
+    pub fn pipelines(&mut self, mut plan: Plan) -> Result<Vec<Pipeline>, LowerError> {
         let limits = limits(&plan.limits);
         let mut tables: Vec<_> = plan.listeners.iter().map(|_| Vec::new()).collect();
         for route in std::mem::take(&mut plan.routes) {
             let condition = route_match(&route)?;
             let at: Vec<usize> =
                 (0..plan.listeners.len()).filter(|&i| route.listeners.contains(&plan.listeners[i].name)).collect();
-            let built = Arc::new(self.route(&plan, route)?);
-            for i in at {
-                tables[i].push((condition.clone(), Arc::clone(&built)));
+            for (condition, built) in self.route(&plan, condition, route)? {
+                let built = Arc::new(built);
+                for &i in &at {
+                    tables[i].push((condition.clone(), Arc::clone(&built)));
+                }
             }
         }
         let pipeline = |routes: Vec<(RouteMatch, Arc<Route>)>| {
@@ -75,37 +82,34 @@ impl Lowering<'_> {
         tables.into_iter().map(pipeline).collect()
     }
 
-    fn route(&self, plan: &Plan, route: RoutePlan) -> Result<Route, LowerError> {
+    /// A route, and the one at the location of its exchanges if it has any.
+    fn route(&mut self, plan: &Plan, condition: RouteMatch, route: RoutePlan) -> Result<Vec<(RouteMatch, Route)>, LowerError> {
         let name = route.name;
         let fault = |reason: String| LowerError { route: name.clone(), reason };
+        let method = route.methods.first().map_or("", String::as_str);
+        let metrics = self.shared.metrics.http.route(&route.path, method);
         let capability = match route.capability {
             CapabilityPlan::Produce(p) => self.produce(plan, p).map_err(fault)?,
             CapabilityPlan::Fetch(f) => self.fetch(plan, f).map_err(fault)?,
+            CapabilityPlan::Exchange(e) => {
+                let location = e.location.as_ref().map(|l| l.pattern.clone());
+                let (asks, follows_up) = self.exchange(plan, e).map_err(fault)?;
+                let follow_up = location.map(|pattern| self.follow_up(&condition, pattern, follows_up));
+                return Ok([(condition, Route { metrics, capability: asks, name })].into_iter().chain(follow_up).collect());
+            }
         };
-        let method = route.methods.first().map_or("", String::as_str);
-        let metrics = self.shared.metrics.http.route(&route.path, method);
-        Ok(Route { metrics, capability, name })
+        Ok(vec![(condition, Route { metrics, capability, name })])
     }
 
-    fn produce(&self, plan: &Plan, p: ProducePlan) -> Result<Capability, String> {
-        let cluster = self.clusters.get(&p.cluster).ok_or_else(|| format!("no cluster {}", p.cluster))?;
-        let options = ProduceOptions {
-            cluster_name: p.cluster,
-            cluster: cluster.clone(),
-            topic: p.topic,
-            key: p.key,
-            partition: p.partition,
-            timestamp: p.timestamp,
-            headers: p.headers,
-        };
-        let face = ProduceFaceOptions {
-            body_bytes_max: p.body_bytes.unwrap_or(plan.limits.body_bytes) as u64,
-            timeout: p.timeout.unwrap_or(plan.limits.request_timeout),
-            copy_headers: p.copy_headers.iter().map(|n| header_name(n)).collect::<Result<_, _>>()?,
-        };
-        let face = ProduceFace::new(Produce::new(options, Arc::clone(&self.topics)), face);
-        let metrics = self.shared.metrics.produce.topic(face.topic_label());
-        Ok(Capability::Produce(Box::new(face), metrics))
+    fn produce(&mut self, plan: &Plan, p: ProducePlan) -> Result<Capability, String> {
+        let body_bytes_max = p.body_bytes.unwrap_or(plan.limits.body_bytes) as u64;
+        let timeout = p.timeout.unwrap_or(plan.limits.request_timeout);
+        let copy_headers = p.copy_headers.iter().map(|n| header_name(n)).collect::<Result<_, _>>()?;
+        let require_match = p.require_match;
+        let (produce, identify) = self.writer(plan, p, &RecordNamesPlan::tidegate(), None)?;
+        let face = ProduceFaceOptions { body_bytes_max, timeout, copy_headers, identify, require_match };
+        let metrics = self.shared.metrics.produce.topic(produce.topic_label());
+        Ok(Capability::Produce(Box::new(ProduceFace::new(produce, face)), metrics))
     }
 
     fn fetch(&self, plan: &Plan, f: FetchPlan) -> Result<Capability, String> {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use edge::{Body, HeadFault, PathFault, Peer, Routed, Router};
-use entrypoint::{FetchFace, Outcome, Problem, ProduceFace, Reply};
+use entrypoint::{ExchangeFace, FetchFace, Outcome, Problem, ProduceFace, Reply};
 use http::header::{ALLOW, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use telemetry::{RouteMetrics, TopicFetch, TopicProduce};
+use telemetry::{RouteMetrics, TopicExchange, TopicFetch, TopicProduce};
 
 use crate::pipeline::passage::Passage;
 
@@ -52,6 +52,9 @@ pub(crate) struct Route {
 pub(crate) enum Capability {
     Produce(Box<ProduceFace>, TopicProduce),
     Fetch(FetchFace, TopicFetch),
+    Exchange(Arc<ExchangeFace>, TopicExchange),
+    /// The location of an exchange.
+    FollowUp(Arc<ExchangeFace>, TopicExchange),
 }
 
 impl edge::Handler for Pipeline {
@@ -93,17 +96,25 @@ impl Parts {
             Capability::Produce(face, metrics) => {
                 let (response, outcome) = face.answer(Request::from_parts(head, body), &params).await;
                 count_produce(metrics, outcome);
-                self.count_limit(match outcome {
-                    Outcome::Failed("body-too-large") => "body_bytes",
-                    Outcome::Failed("body-too-slow" | "timed-out") => "request_timeout",
-                    Outcome::Failed("queue-full") => "queue.buffering.max",
-                    _ => "",
-                });
+                self.count_limit(limit_of(outcome));
                 response
             }
             Capability::Fetch(face, metrics) => {
                 let (response, outcome) = face.answer(&head, &params).await;
                 count_fetch(metrics, outcome);
+                response
+            }
+            Capability::Exchange(face, metrics) => {
+                let trail = passage.trail(&head.headers);
+                let (response, outcome) = face.answer(Request::from_parts(head, body), &params, trail).await;
+                count_exchange(metrics, outcome);
+                self.count_limit(limit_of(outcome));
+                response
+            }
+            Capability::FollowUp(face, metrics) => {
+                let (response, outcome) = face.follow_up(&head, &params, passage.trail(&head.headers)).await;
+                count_exchange(metrics, outcome);
+                self.count_limit(limit_of(outcome));
                 response
             }
         }
@@ -143,7 +154,27 @@ fn count_fetch(metrics: &TopicFetch, outcome: Outcome) {
         Outcome::NotModified => drop(metrics.not_modified.inc()),
         Outcome::Miss => drop(metrics.miss.inc()),
         Outcome::Failed("cache-behind" | "cache-filling") => drop(metrics.behind.inc()),
-        Outcome::Failed(_) | Outcome::Produced => {}
+        _ => {}
+    }
+}
+
+fn count_exchange(metrics: &TopicExchange, outcome: Outcome) {
+    match outcome {
+        Outcome::Replied => drop(metrics.replied.inc()),
+        Outcome::Failed(cause) => metrics.error(cause),
+        _ => drop(metrics.accepted.inc()),
+    }
+}
+
+/// The limit that a problem is about.
+fn limit_of(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Failed("body-too-large") => "body_bytes",
+        Outcome::Failed("body-too-slow" | "timed-out") => "request_timeout",
+        Outcome::Failed("queue-full") => "queue.buffering.max",
+        Outcome::Failed("too-many-pending") => "pending_max",
+        Outcome::Failed("too-many-exchanges") => "pending_exchanges",
+        _ => "",
     }
 }
 

@@ -19,6 +19,7 @@ use crate::admin::{Admin, AdminState};
 use crate::clusters::{Clusters, OpenClustersError};
 use crate::collect;
 use crate::control::{self, Control};
+use crate::exchanges::{self, Exchanges};
 use crate::lower::{self, LowerError, Lowering};
 use crate::pipeline::Shared;
 
@@ -30,6 +31,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error("the control socket cannot be made: {0}")]
     Control(std::io::Error),
+    #[error("the key that signs locations cannot be kept: {0}")]
+    SigningKey(std::io::Error),
     #[error("no thread for housekeeping: {0}")]
     Housekeeping(std::io::Error),
     #[error("the plan cannot be carried out: {0}")]
@@ -40,6 +43,7 @@ pub enum StartError {
 pub struct Running {
     clusters: Arc<Clusters>,
     keeper: Arc<Keeper>,
+    exchanges: Arc<Exchanges>,
     admin: Arc<AdminState>,
     listeners: JoinSet<usize>,
     admin_listener: JoinSet<usize>,
@@ -76,6 +80,7 @@ impl Running {
 
         let clusters = Arc::new(Clusters::open(&plan, "tidegate run").await?);
         clusters.create_kafka_topics(&plan);
+        clusters.create_claims_topics(&plan);
         let topics = Arc::new(lower::topics(&plan, &clusters));
         bootstrap(&plan, &topics);
         let keeper = Arc::new(keep(&plan, &clusters).map_err(StartError::Housekeeping)?);
@@ -96,7 +101,14 @@ impl Running {
         let control = control.map_err(StartError::Control)?;
         let drain_timeout = plan.limits.drain_timeout;
         let (stopping, _) = watch::channel(false);
-        let pipelines = Lowering { clusters: &clusters, topics, shared, stopping: stopping.subscribe() }.pipelines(plan)?;
+        exchanges::warn_of_lone_key(&plan, &topics);
+        let mut exchanges = Exchanges::start(&plan, &clusters, stopping.subscribe()).map_err(StartError::SigningKey)?;
+        let stopped = stopping.subscribe();
+        let pipelines =
+            Lowering { clusters: &clusters, topics, shared, exchanges: &mut exchanges, stopping: stopped }.pipelines(plan)?;
+        let exchanges = Arc::new(exchanges);
+        let collected = Arc::clone(&exchanges);
+        metrics.register_collector(Box::new(move |samples| collected.collect(samples)));
 
         let observer: Arc<dyn edge::Observer> = Arc::new(EdgeObserver(Arc::clone(&metrics)));
         let admin_state =
@@ -106,6 +118,7 @@ impl Running {
         let mut running = Self {
             clusters,
             keeper,
+            exchanges,
             admin: Arc::clone(&admin_state),
             listeners: JoinSet::new(),
             admin_listener: JoinSet::new(),
@@ -148,6 +161,7 @@ impl Running {
             tracing::warn!(connections = aborted, "connections were cut at the deadline of the drain");
         }
         self.keeper.stop();
+        self.exchanges.close().await;
         self.clusters.close().await;
         self.control.abort();
         self.admin_drain.begin(Duration::from_millis(100));
@@ -230,6 +244,16 @@ impl RouteLine {
                 format!("produce to {}", p.topic.source()),
                 format!("curl -i -X {method} {{base}}{path} -H 'content-type: application/json' -d '{{\"name\":\"tide\"}}'"),
             ),
+            CapabilityPlan::Exchange(e) => {
+                let what = match &e.reply {
+                    Some(reply) => format!("ask by {}, reply by {}", e.request.topic.source(), reply.topic),
+                    None => format!("send to {}", e.request.topic.source()),
+                };
+                (
+                    what,
+                    format!("curl -i -X {method} {{base}}{path} -H 'content-type: application/json' -d '{{\"name\":\"tide\"}}'"),
+                )
+            }
             CapabilityPlan::Fetch(f) => {
                 let what = match &f.select {
                     SelectPlan::MergeJson(_) => "collection of",

@@ -26,9 +26,21 @@ pub struct Entry<'a> {
     /// Bytes of the response body, if counted.
     pub bytes_out: Option<u64>,
     pub duration: Duration,
+    /// The records of an exchange.
+    pub request: Option<RecordStep>,
+    pub reply: Option<RecordStep>,
     pub peer: SocketAddr,
     /// The header's bytes, which need not be UTF-8.
     pub user_agent: Option<&'a [u8]>,
+}
+
+/// A record of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordStep {
+    pub partition: i32,
+    pub offset: i64,
+    /// When it was written or seen, from the whole request on.
+    pub after: Duration,
 }
 
 /// The access log; cheap to clone.
@@ -91,6 +103,11 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>, now: SystemTime) {
     line.push(b',');
     name(line, field::DURATION_MS);
     milliseconds(line, entry.duration);
+    each_step(entry, |field, value| {
+        line.push(b',');
+        name(line, field);
+        value.write(line);
+    });
     line.push(b',');
     name(line, field::PEER);
     line.push(b'"');
@@ -104,6 +121,31 @@ fn json(line: &mut Vec<u8>, entry: &Entry<'_>, now: SystemTime) {
         line.push(b'"');
     }
     line.extend_from_slice(b"}\n");
+}
+
+enum StepValue {
+    Number(u64),
+    Time(Duration),
+}
+
+impl StepValue {
+    fn write(self, line: &mut Vec<u8>) {
+        match self {
+            Self::Number(n) => number(line, n),
+            Self::Time(time) => milliseconds(line, time),
+        }
+    }
+}
+
+fn each_step(entry: &Entry<'_>, mut each: impl FnMut(&'static str, StepValue)) {
+    const REQUEST: [&str; 3] = [field::REQUEST_PARTITION, field::REQUEST_OFFSET, field::REQUEST_MS];
+    const REPLY: [&str; 3] = [field::REPLY_PARTITION, field::REPLY_OFFSET, field::REPLY_MS];
+    for (fields, step) in [(REQUEST, entry.request), (REPLY, entry.reply)] {
+        let Some(RecordStep { partition, offset, after }) = step else { continue };
+        let unsigned = |n: i64| StepValue::Number(u64::try_from(n).unwrap_or(0));
+        let values = [unsigned(partition.into()), unsigned(offset), StepValue::Time(after)];
+        fields.into_iter().zip(values).for_each(|(field, value)| each(field, value));
+    }
 }
 
 fn text(line: &mut Vec<u8>, entry: &Entry<'_>, now: SystemTime) {
@@ -128,6 +170,10 @@ fn text(line: &mut Vec<u8>, entry: &Entry<'_>, now: SystemTime) {
             number(line, bytes);
         }
     }
+    each_step(entry, |field, value| {
+        key(line, field);
+        value.write(line);
+    });
     key(line, field::PEER);
     peer(line, entry.peer);
     key(line, field::REQUEST_ID);
@@ -265,6 +311,8 @@ mod tests {
             bytes_in: None,
             bytes_out: Some(1024),
             duration: Duration::from_micros(1_234_005),
+            request: None,
+            reply: None,
             peer: "192.0.2.1:40123".parse().expect("address"),
             user_agent: agent,
         }
@@ -294,6 +342,28 @@ mod tests {
             "duration_ms": 1234.005, "peer": "192.0.2.1:40123", "user_agent": "a\"\u{1b}\u{fffd}",
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn records_of_an_exchange() {
+        let step = |offset, micros| Some(RecordStep { partition: 2, offset, after: Duration::from_micros(micros) });
+        let entry = Entry { request: step(7, 1_500), reply: step(9, 20_000), ..entry("/", None) };
+        let value: serde_json::Value = serde_json::from_str(&line(json, &entry)).expect("JSON");
+        for (field, expected) in [
+            ("request_partition", 2.0),
+            ("request_offset", 7.0),
+            ("request_ms", 1.5),
+            ("reply_partition", 2.0),
+            ("reply_offset", 9.0),
+            ("reply_ms", 20.0),
+        ] {
+            assert_eq!(value[field].as_f64(), Some(expected), "{field}");
+        }
+        let text = line(text, &entry);
+        assert!(
+            text.contains(" request_partition=2 request_offset=7 request_ms=1.500 reply_partition=2 reply_offset=9"),
+            "{text}"
+        );
     }
 
     #[test]

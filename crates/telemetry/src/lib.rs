@@ -14,10 +14,13 @@ pub mod names;
 mod queue;
 mod samples;
 
-pub use access::{AccessLog, Entry};
+pub use access::{AccessLog, Entry, RecordStep};
 pub use histogram::RouteMetrics;
 pub use ids::{RequestId, SpanId, TraceContext, TraceId};
 pub use logging::{LogError, LogFormat, LogGuard, LogOptions, init_logging};
-pub use metrics::{CONTENT_TYPE, EdgeMetrics, FetchMetrics, HttpMetrics, Metrics, ProduceMetrics, TopicFetch, TopicProduce};
+pub use metrics::{
+    CONTENT_TYPE, EdgeMetrics, ExchangeMetrics, FetchMetrics, HttpMetrics, Metrics, ProduceMetrics, TopicExchange, TopicFetch,
+    TopicProduce,
+};
 pub use queue::LogQueue;
 pub use samples::Samples;

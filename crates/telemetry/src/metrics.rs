@@ -28,6 +28,7 @@ pub struct Metrics {
     pub edge: EdgeMetrics,
     pub produce: ProduceMetrics,
     pub fetch: FetchMetrics,
+    pub exchange: ExchangeMetrics,
     registry: Registry,
     scraped: Arc<Scraped>,
 }
@@ -86,6 +87,23 @@ pub struct TopicFetch {
     pub merge_omitted: Counter,
 }
 
+/// Correlated requests.
+#[derive(Debug, Default)]
+pub struct ExchangeMetrics {
+    requests: Family<Labels<2>, Counter>,
+}
+
+/// Correlated requests of one topic.
+#[derive(Clone, Debug)]
+pub struct TopicExchange {
+    /// Answered with a reply.
+    pub replied: Counter,
+    /// Answered before there was a reply, or where none is to come.
+    pub accepted: Counter,
+    topic: String,
+    requests: Family<Labels<2>, Counter>,
+}
+
 impl Metrics {
     /// `version` is that of the program.
     pub fn new(version: &str) -> Arc<Self> {
@@ -95,6 +113,7 @@ impl Metrics {
             edge: EdgeMetrics::default(),
             produce: ProduceMetrics::default(),
             fetch: FetchMetrics::default(),
+            exchange: ExchangeMetrics::default(),
             registry: Registry::default(),
             scraped,
         };
@@ -102,7 +121,7 @@ impl Metrics {
     }
 
     fn registered(mut self, version: &str) -> Self {
-        let Self { http, edge, produce, fetch, registry, scraped } = &mut self;
+        let Self { http, edge, produce, fetch, exchange, registry, scraped } = &mut self;
         // The encoder adds `_total` and `_info`, and registration the full stop after a help text.
         let counter = |name: &'static str| name.strip_suffix("_total").unwrap_or(name);
         let build = metric::BUILD_INFO.strip_suffix("_info").unwrap_or(metric::BUILD_INFO);
@@ -115,6 +134,7 @@ impl Metrics {
         registry.register(counter(metric::FETCH_REQUESTS), "Requests for records, by result", fetch.requests.clone());
         let omitted = "Left out of merged collections: values that are not JSON, and records that cannot be read";
         registry.register(counter(metric::FETCH_MERGE_OMITTED), omitted, fetch.omitted.clone());
+        registry.register(counter(metric::EXCHANGE_REQUESTS), "Correlated requests, by result", exchange.requests.clone());
         registry.register_collector(Box::new(scraped.clone()));
         self
     }
@@ -190,6 +210,25 @@ impl FetchMetrics {
     }
 }
 
+impl ExchangeMetrics {
+    /// The handles of one topic of requests.
+    pub fn topic(&self, topic: &str) -> TopicExchange {
+        let result = |result: &str| {
+            let labels = [(label::TOPIC, topic.to_string()), (label::RESULT, result.to_string())];
+            self.requests.get_or_create(&labels).clone()
+        };
+        let (replied, accepted) = (result("replied"), result("accepted"));
+        TopicExchange { replied, accepted, topic: topic.into(), requests: self.requests.clone() }
+    }
+}
+
+impl TopicExchange {
+    /// Counts one that was answered with a problem; `cause` is one of a few fixed words.
+    pub fn error(&self, cause: &'static str) {
+        self.requests.get_or_create(&[(label::TOPIC, self.topic.clone()), (label::RESULT, cause.into())]).inc();
+    }
+}
+
 /// What is put together at each scrape.
 #[derive(Default)]
 struct Scraped {
@@ -242,6 +281,9 @@ mod tests {
         let fetch = metrics.fetch.topic("it\"ems");
         fetch.hit.inc();
         fetch.merge_omitted.inc();
+        let exchange = metrics.exchange.topic("orders");
+        exchange.replied.inc();
+        exchange.error("no-reply");
         check(
             &metrics,
             &[
@@ -256,6 +298,9 @@ mod tests {
                 "tidegate_fetch_requests_total{topic=\"it\\\"ems\",result=\"hit\"} 1",
                 "tidegate_fetch_requests_total{topic=\"it\\\"ems\",result=\"behind\"} 0",
                 "tidegate_fetch_merge_omitted_total{topic=\"it\\\"ems\"} 1",
+                "tidegate_exchange_requests_total{topic=\"orders\",result=\"replied\"} 1",
+                "tidegate_exchange_requests_total{topic=\"orders\",result=\"accepted\"} 0",
+                "tidegate_exchange_requests_total{topic=\"orders\",result=\"no-reply\"} 1",
             ],
         );
     }

@@ -19,6 +19,18 @@ pub mod metric {
     pub const FETCH_REQUESTS: &str = "tidegate_fetch_requests_total";
     /// Counter: left out of a merge, as values that are not JSON or records that cannot be read; label `topic`.
     pub const FETCH_MERGE_OMITTED: &str = "tidegate_fetch_merge_omitted_total";
+    /// Counter; labels `topic` (of requests), `result` (`replied`, `accepted`, or the name of the problem).
+    pub const EXCHANGE_REQUESTS: &str = "tidegate_exchange_requests_total";
+    /// Gauge: exchanges that wait for a reply; label `topic` (of replies).
+    pub const EXCHANGE_PENDING: &str = "tidegate_exchange_pending";
+    /// Counter: reply records; labels `topic`, `kind` (`awaited`, `repeated`, `late`, `unasked`, `malformed`).
+    pub const EXCHANGE_REPLIES: &str = "tidegate_exchange_replies_total";
+    /// Counter: requests with an idempotency key; labels `topic`, `result` (`written`, `repeated`, `conflict`, `failed`).
+    pub const IDEMPOTENT_REQUESTS: &str = "tidegate_idempotent_requests_total";
+    /// Counter: claims that this gateway decided; labels `topic`, `result` (`copied`, `repeated`, `refused`).
+    pub const CLAIMS: &str = "tidegate_claims_total";
+    /// Gauge: partitions of claims that this gateway owns; label `topic`.
+    pub const CLAIMS_OWNED: &str = "tidegate_claims_owned_partitions";
     /// Info; label `version`.
     pub const BUILD_INFO: &str = "tidegate_build_info";
     /// Counter: log lines that did not fit the queue or could not be written.
@@ -84,6 +96,7 @@ pub mod label {
     pub const PARTITION: &str = "partition";
     pub const CAUSE: &str = "cause";
     pub const RESULT: &str = "result";
+    pub const KIND: &str = "kind";
     pub const CLUSTER: &str = "cluster";
     pub const BROKER: &str = "broker";
     pub const VERSION: &str = "version";
@@ -106,6 +119,14 @@ pub mod field {
     pub const BYTES_OUT: &str = "bytes_out";
     /// Milliseconds with three decimals, until the response begins.
     pub const DURATION_MS: &str = "duration_ms";
+    /// Of an exchange, the request record: `partition` and `offset`, and milliseconds until it was acknowledged.
+    pub const REQUEST_PARTITION: &str = "request_partition";
+    pub const REQUEST_OFFSET: &str = "request_offset";
+    pub const REQUEST_MS: &str = "request_ms";
+    /// Of an exchange, the reply record, and milliseconds until it was there.
+    pub const REPLY_PARTITION: &str = "reply_partition";
+    pub const REPLY_OFFSET: &str = "reply_offset";
+    pub const REPLY_MS: &str = "reply_ms";
     pub const PEER: &str = "peer";
     pub const USER_AGENT: &str = "user_agent";
 }

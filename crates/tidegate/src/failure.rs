@@ -66,7 +66,7 @@ impl From<StartError> for Failure {
         match e {
             StartError::Clusters(e) => e.into(),
             StartError::Bind(e) => Self::new(ADDRESS, e.to_string()),
-            StartError::Control(_) => Self::new(DIRECTORY, e.to_string()),
+            StartError::Control(_) | StartError::SigningKey(_) => Self::new(DIRECTORY, e.to_string()),
             StartError::Housekeeping(_) | StartError::Lower(_) => Self::other(e.to_string()),
         }
     }

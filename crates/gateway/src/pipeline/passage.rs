@@ -1,15 +1,15 @@
 //! What is noted of a request on its way: ids, time, and at the end a metric and a line in the access log, also when the
 //! client went away before its answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edge::{Body, Peer};
-use entrypoint::Reply;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
+use entrypoint::{Reply, Step, Trail};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use telemetry::names::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
-use telemetry::{Entry, RequestId, TraceContext, TraceId};
+use telemetry::{Entry, RecordStep, RequestId, TraceContext};
 
 use super::{Route, Shared};
 
@@ -25,13 +25,15 @@ pub struct Passage<'p> {
     request_id: RequestId,
     /// Only where an access log wants it.
     logged: Option<Logged>,
+    /// Of an exchange.
+    trail: Option<Box<Trail>>,
     /// Requests running, this one included.
     pub running: usize,
     ended: bool,
 }
 
 struct Logged {
-    trace_id: TraceId,
+    trace: TraceContext,
     method: Method,
     path: String,
     bytes_in: Option<u64>,
@@ -43,7 +45,7 @@ impl<'p> Passage<'p> {
         let headers = request.headers();
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let logged = shared.access_log.as_ref().map(|_| Logged {
-            trace_id: TraceContext::take_or_make(header(TRACEPARENT_HEADER)).trace_id,
+            trace: TraceContext::take_or_make(header(TRACEPARENT_HEADER)),
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             bytes_in: headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
@@ -56,6 +58,7 @@ impl<'p> Passage<'p> {
             is_head: request.method() == Method::HEAD,
             request_id: RequestId::take_or_make(header(REQUEST_ID_HEADER)),
             logged,
+            trail: None,
             running: shared.enter(),
             ended: false,
             shared,
@@ -64,6 +67,13 @@ impl<'p> Passage<'p> {
 
     pub fn took(&mut self, route: &'p Route) {
         self.route = Some(route);
+    }
+
+    /// What an exchange leaves behind, with the trace that its records belong to.
+    pub fn trail(&mut self, headers: &HeaderMap) -> &mut Trail {
+        let traceparent = || headers.get(TRACEPARENT_HEADER).map(HeaderValue::as_bytes);
+        let trace = self.logged.as_ref().map_or_else(|| TraceContext::take_or_make(traceparent()), |logged| logged.trace);
+        self.trail.insert(Box::new(Trail { trace: trace.to_string(), ..Trail::default() }))
     }
 
     pub fn end(mut self, response: Response<Reply>) -> Response<Body> {
@@ -94,9 +104,13 @@ impl<'p> Passage<'p> {
         let metrics = self.route.map_or(&self.shared.unrouted, |r| &r.metrics);
         metrics.observe(status, duration);
         let (Some(log), Some(logged)) = (&self.shared.access_log, &self.logged) else { return };
+        let step = |step: Option<Step>| {
+            step.map(|s| RecordStep { partition: s.partition, offset: s.offset, after: Duration::from_micros(s.micros) })
+        };
+        let (request, reply) = self.trail.as_ref().map_or((None, None), |trail| (step(trail.request), step(trail.reply)));
         log.log(&Entry {
             request_id: self.request_id.as_str(),
-            trace_id: logged.trace_id,
+            trace_id: logged.trace.trace_id,
             method: logged.method.as_str(),
             path: &logged.path,
             route: self.route.map_or("", |r| &r.name),
@@ -104,6 +118,8 @@ impl<'p> Passage<'p> {
             bytes_in: logged.bytes_in,
             bytes_out,
             duration,
+            request,
+            reply,
             peer: self.peer.address,
             user_agent: logged.user_agent.as_ref().map(HeaderValue::as_bytes),
         });

@@ -1,0 +1,373 @@
+//! A request record and its reply, as one HTTP request, or as two: one that is accepted, and one that asks what became of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use exchange::{Acknowledged, Correlate, CorrelationId, Latest, Marks, Permit, Produce, Progress, Quota, Signer, Write};
+use http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use template::Scope;
+
+use crate::body;
+use crate::identify::Identify;
+use crate::prefer::Preferences;
+use crate::problem::Problem;
+use crate::reply::ReplyFace;
+use crate::scope::RequestScope;
+use crate::{CURSOR_HEADER, Outcome, Reply, headers};
+
+pub struct ExchangeFaceOptions {
+    /// Most bytes of a request body.
+    pub body_bytes_max: u64,
+    /// From the whole body to the reply.
+    pub timeout: Duration,
+    /// Request headers that become record headers under the same name, besides `content-type`.
+    pub copy_headers: Vec<HeaderName>,
+    pub copy_pseudo: Vec<Pseudo>,
+    pub identify: Identify,
+    /// `None`: nobody replies.
+    pub replies: Option<Replies>,
+}
+
+/// What of the request line may be copied to record headers; named as in HTTP/2 (RFC 9113 section 8.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pseudo {
+    Method,
+    Path,
+    Authority,
+    Scheme,
+}
+
+/// The second half of an exchange.
+pub struct Replies {
+    pub correlate: Correlate,
+    pub face: ReplyFace,
+    /// Where a reply may be asked for later.
+    pub location: Option<Location>,
+    /// Most that `Prefer: wait` is given at the location.
+    pub wait_max: Duration,
+    /// Exchanges of this route that wait.
+    pub pending: Arc<Quota>,
+    /// Exchanges of all routes that wait.
+    pub pending_in_all: Arc<Quota>,
+}
+
+pub struct Location {
+    pub pieces: Vec<LocationPiece>,
+    pub signer: Arc<Signer>,
+    /// What a client is told to wait before it asks.
+    pub retry_after: Duration,
+}
+
+pub enum LocationPiece {
+    Text(String),
+    /// A parameter of the path, encoded again.
+    Param(String),
+    /// The signed id.
+    Token,
+}
+
+/// The path parameter with the token.
+pub const TOKEN_PARAM: &str = "correlationId";
+
+/// What an exchange leaves in the access log. Times are in microseconds from the whole body on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trail {
+    /// `traceparent` for the record.
+    pub trace: String,
+    pub request: Option<Step>,
+    pub reply: Option<Step>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub partition: i32,
+    pub offset: i64,
+    pub micros: u64,
+}
+
+/// Characters of a parameter that can stand in a path segment as they are (RFC 3986 section 2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// An exchange route as HTTP.
+pub struct ExchangeFace {
+    produce: Produce,
+    options: ExchangeFaceOptions,
+}
+
+impl ExchangeFace {
+    pub fn new(produce: Produce, options: ExchangeFaceOptions) -> Self {
+        Self { produce, options }
+    }
+
+    pub fn topic_label(&self) -> &str {
+        self.produce.topic_label()
+    }
+
+    /// Writes the request, and answers with the reply, or where it will be.
+    pub async fn answer<B>(&self, request: Request<B>, params: &[(&str, &str)], trail: &mut Trail) -> (Response<Reply>, Outcome)
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        or_problem(self.run(request, params, trail).await)
+    }
+
+    async fn run<B>(
+        &self,
+        request: Request<B>,
+        params: &[(&str, &str)],
+        trail: &mut Trail,
+    ) -> Result<(Response<Reply>, Outcome), Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let _permits = self.options.replies.as_ref().map(Replies::enter).transpose()?;
+        let body = body::collect(&head.headers, body, self.options.body_bytes_max, self.options.timeout).await?;
+        let began = Instant::now();
+        let (scope, identity, marks) = self.options.identify.identify(&head, params, &body)?;
+        let (scope, marks) = match marks {
+            Some(marks) => (scope, marks),
+            None => {
+                let id = CorrelationId::random();
+                (scope.with_ids(id.to_string(), None), Marks { id, digest: None })
+            }
+        };
+        let write =
+            Write { value: Some(body), headers: self.record_headers(&head, trail), marks: Some(marks), precondition: None };
+        let asked = Asked { scope: &scope, identity: &identity, id: marks.id, prefers: Preferences::parse(&head.headers), began };
+        match &self.options.replies {
+            None => {
+                let acknowledged = self.write(&asked, write, trail).await?;
+                let respond_async = asked.prefers.respond_async;
+                let status = if respond_async { StatusCode::ACCEPTED } else { StatusCode::NO_CONTENT };
+                let mut response = asked.accepted(status, respond_async);
+                let cursor = acknowledged.cursor.and_then(|cursor| HeaderValue::try_from(cursor.encode()).ok());
+                response.headers_mut().extend(cursor.map(|cursor| (CURSOR_HEADER, cursor)));
+                Ok((response, Outcome::Accepted))
+            }
+            Some(replies) => self.converse(replies, &asked, write, trail).await,
+        }
+    }
+
+    async fn converse(
+        &self,
+        replies: &Replies,
+        asked: &Asked<'_>,
+        write: Write,
+        trail: &mut Trail,
+    ) -> Result<(Response<Reply>, Outcome), Problem> {
+        let location = replies.location.as_ref().map(|l| (l, l.render(self, asked)));
+        let mut pending = replies.correlate.expect(asked.id).await.map_err(|e| Problem::from(&e).not_written())?;
+        let acknowledged = self.write(asked, write, trail).await.map_err(|problem| match &location {
+            Some((_, at)) if problem.may_be_written() => problem.with("location", at.clone()),
+            _ => problem,
+        })?;
+        let written = |e: &exchange::FetchError| Problem::from(e).written();
+        let ready = if acknowledged.repeated { pending.ready().map_err(|e| written(&e))? } else { None };
+        let is_async = asked.prefers.respond_async && location.is_some();
+        let reply = match ready {
+            Some(reply) => Some(reply),
+            None => pending.reply(self.wait(asked, is_async)).await.map_err(|e| written(&e))?,
+        };
+        drop(pending);
+        match (reply, location) {
+            (Some(reply), _) => {
+                trail.reply = Some(asked.step(reply.partition, reply.record.offset()));
+                let mut response = replies.respond(asked.scope, &reply).map_err(Problem::written)?;
+                asked.applied(&mut response, false);
+                Ok((response, Outcome::Replied))
+            }
+            (None, Some((location, at))) if is_async => {
+                let mut response = asked.accepted(StatusCode::ACCEPTED, true);
+                location.point(&mut response, &at);
+                Ok((response, Outcome::Accepted))
+            }
+            (None, location) => {
+                let problem = Problem::no_reply(asked.began.elapsed()).with("correlation_id", asked.id.to_string());
+                Err(match location {
+                    Some((_, at)) => problem.with("location", at),
+                    None => problem,
+                })
+            }
+        }
+    }
+
+    /// What is left for the reply.
+    fn wait(&self, asked: &Asked<'_>, is_async: bool) -> Duration {
+        let wished = asked.prefers.wait.unwrap_or(if is_async { Duration::ZERO } else { self.options.timeout });
+        wished.min(self.options.timeout).saturating_sub(asked.began.elapsed())
+    }
+
+    async fn write(&self, asked: &Asked<'_>, write: Write, trail: &mut Trail) -> Result<Acknowledged, Problem> {
+        let left = self.options.timeout.saturating_sub(asked.began.elapsed());
+        let acknowledged = match tokio::time::timeout(left, self.produce.run(asked.scope, write)).await {
+            Ok(done) => done.map_err(|fault| Problem::from(&fault))?,
+            Err(_) => {
+                let problem = Problem::produce_too_slow(self.options.timeout);
+                return Err(problem.with("correlation_id", asked.id.to_string()));
+            }
+        };
+        trail.request = acknowledged.offset.map(|offset| asked.step(acknowledged.partition, offset));
+        Ok(acknowledged)
+    }
+
+    fn record_headers(&self, head: &Parts, trail: &Trail) -> Vec<(String, Option<Bytes>)> {
+        let mut out = headers::to_record(&head.headers, &self.options.copy_headers);
+        for pseudo in &self.options.copy_pseudo {
+            out.extend(pseudo.of(head).map(|value| (pseudo.name().to_owned(), Some(value.into()))));
+        }
+        if !trail.trace.is_empty() && !out.iter().any(|(name, _)| name == "traceparent") {
+            out.push(("traceparent".to_owned(), Some(trail.trace.clone().into())));
+        }
+        out
+    }
+
+    /// Answers at the location: the reply, or that it is pending, or that there is none.
+    pub async fn follow_up(&self, head: &Parts, params: &[(&str, &str)], trail: &mut Trail) -> (Response<Reply>, Outcome) {
+        or_problem(self.look(head, params, trail).await)
+    }
+
+    async fn look(
+        &self,
+        head: &Parts,
+        params: &[(&str, &str)],
+        trail: &mut Trail,
+    ) -> Result<(Response<Reply>, Outcome), Problem> {
+        let began = Instant::now();
+        let Some((replies, location)) = self.options.replies.as_ref().and_then(|r| Some((r, r.location.as_ref()?))) else {
+            return Err(Problem::unknown_exchange());
+        };
+        let scope = RequestScope::new(head, params);
+        let identity = self.options.identify.identity(&scope)?;
+        let token = scope.param(TOKEN_PARAM).unwrap_or_default();
+        let id = location.signer.verify(&token, self.topic_label(), &identity).ok_or_else(Problem::unknown_exchange)?;
+        let prefers = Preferences::parse(&head.headers);
+        let wait = prefers.wait.unwrap_or_default().min(replies.wait_max);
+        let _permits = if wait.is_zero() { None } else { Some(replies.enter()?) };
+        let asked = Asked { scope: &scope, identity: &identity, id, prefers, began };
+        let (mut response, outcome) = match replies.correlate.progress(id, wait).await.map_err(|e| Problem::from(&e))? {
+            Progress::Replied(reply) => {
+                trail.reply = Some(asked.step(reply.partition, reply.record.offset()));
+                (replies.respond(&scope, &reply)?, Outcome::Replied)
+            }
+            Progress::Pending => {
+                let mut response = asked.accepted(StatusCode::ACCEPTED, false);
+                // Where the client is, as it said so.
+                location.point(&mut response, head.uri.path());
+                (response, Outcome::Accepted)
+            }
+            Progress::Gone => return Err(Problem::reply_gone()),
+        };
+        asked.applied(&mut response, false);
+        Ok((response, outcome))
+    }
+}
+
+impl Replies {
+    fn enter(&self) -> Result<(Permit, Permit), Problem> {
+        let of_route = self.pending.enter().ok_or_else(|| Problem::too_many_pending(self.pending.max()))?;
+        let in_all = self.pending_in_all.enter().ok_or_else(|| Problem::too_many_exchanges(self.pending_in_all.max()))?;
+        Ok((of_route, in_all))
+    }
+
+    fn respond(&self, scope: &RequestScope<'_>, reply: &Latest) -> Result<Response<Reply>, Problem> {
+        self.face.respond(scope, self.correlate.replies().topic().name(), reply)
+    }
+}
+
+/// A request on its way.
+struct Asked<'a> {
+    scope: &'a RequestScope<'a>,
+    identity: &'a str,
+    id: CorrelationId,
+    prefers: Preferences,
+    began: Instant,
+}
+
+impl Asked<'_> {
+    fn step(&self, partition: i32, offset: i64) -> Step {
+        Step { partition, offset, micros: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX) }
+    }
+
+    fn accepted(&self, status: StatusCode, respond_async: bool) -> Response<Reply> {
+        let mut response = Response::new(Reply::Empty);
+        *response.status_mut() = status;
+        self.applied(&mut response, respond_async);
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    /// Which preferences counted (RFC 7240 section 3).
+    fn applied(&self, response: &mut Response<Reply>, respond_async: bool) {
+        let wait = self.prefers.wait.map(|w| format!("wait={}", w.as_secs()));
+        let applied = match (respond_async, wait) {
+            (true, Some(wait)) => format!("respond-async, {wait}"),
+            (true, None) => "respond-async".to_owned(),
+            (false, Some(wait)) => wait,
+            (false, None) => return,
+        };
+        if let Ok(applied) = HeaderValue::try_from(applied) {
+            response.headers_mut().insert("preference-applied", applied);
+        }
+    }
+}
+
+impl Location {
+    fn render(&self, face: &ExchangeFace, asked: &Asked<'_>) -> String {
+        let mut out = String::new();
+        for piece in &self.pieces {
+            match piece {
+                LocationPiece::Text(text) => out.push_str(text),
+                LocationPiece::Param(name) => {
+                    let value = asked.scope.param(name).unwrap_or_default();
+                    out.extend(utf8_percent_encode(&value, SEGMENT));
+                }
+                LocationPiece::Token => out.push_str(&self.signer.sign(asked.id, face.topic_label(), asked.identity)),
+            }
+        }
+        out
+    }
+
+    fn point(&self, response: &mut Response<Reply>, at: &str) {
+        if let Ok(at) = HeaderValue::from_str(at) {
+            response.headers_mut().insert(LOCATION, at);
+        }
+        let seconds = self.retry_after.as_millis().div_ceil(1000).clamp(1, 86_400) as u64;
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+}
+
+impl Pseudo {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Method => ":method",
+            Self::Path => ":path",
+            Self::Authority => ":authority",
+            Self::Scheme => ":scheme",
+        }
+    }
+
+    fn of(self, head: &Parts) -> Option<String> {
+        match self {
+            Self::Method => Some(head.method.to_string()),
+            Self::Path => head.uri.path_and_query().map(ToString::to_string),
+            Self::Authority => {
+                let host = || head.headers.get(HOST).and_then(|h| h.to_str().ok()).map(ToOwned::to_owned);
+                head.uri.authority().map(ToString::to_string).or_else(host)
+            }
+            // There is no TLS yet.
+            Self::Scheme => Some(head.uri.scheme_str().unwrap_or("http").to_owned()),
+        }
+    }
+}
+
+fn or_problem(done: Result<(Response<Reply>, Outcome), Problem>) -> (Response<Reply>, Outcome) {
+    done.unwrap_or_else(|problem| (problem.response(), Outcome::Failed(problem.name)))
+}

@@ -1,0 +1,136 @@
+//! A request record and its reply: the first record of the reply topic that has the id of the request.
+//!
+//! All that is known of an exchange is in the two topics, so any gateway can tell what became of it. In this process there is only
+//! who waits.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::fetch::{FetchError, Latest};
+use crate::id::CorrelationId;
+use crate::topic::Topic;
+use crate::watch::{Awaited, Watch, first};
+
+/// The replies of a route.
+pub struct Correlate {
+    replies: Arc<Watch>,
+    /// The topic of requests, where it is cached.
+    requests: Option<Arc<Topic>>,
+    /// How long a cache may take to reach the end of its topic.
+    patience: Duration,
+    /// True when the process stops.
+    stopping: watch::Receiver<bool>,
+    /// How long who waits still waits then.
+    grace: Duration,
+}
+
+/// What has become of an exchange.
+#[derive(Debug)]
+pub enum Progress {
+    Replied(Latest),
+    /// The request is in its topic, and no reply yet.
+    Pending,
+    /// Request or reply are older than what their topics keep.
+    Gone,
+}
+
+impl Correlate {
+    /// `patience`: how long a cache may take to reach the end of its topic; `grace`: how long who waits for a reply still waits
+    /// once the process is `stopping`.
+    pub fn new(
+        replies: Arc<Watch>,
+        requests: Option<Arc<Topic>>,
+        patience: Duration,
+        stopping: watch::Receiver<bool>,
+        grace: Duration,
+    ) -> Self {
+        Self { replies, requests, patience, stopping, grace }
+    }
+
+    pub fn replies(&self) -> &Arc<Watch> {
+        &self.replies
+    }
+
+    /// Begins to wait for the reply to a request that is not written yet.
+    ///
+    /// # Errors
+    /// When the topic of replies cannot be read now.
+    pub async fn expect(&self, id: CorrelationId) -> Result<Pending<'_>, FetchError> {
+        self.replies.topic().cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
+        let ready = tokio::time::timeout(self.patience, self.replies.ready()).await;
+        ready.map_err(|_| FetchError::Unavailable(format!("topic {} is not read yet", self.replies.topic().name())))?;
+        Ok(Pending { correlate: self, id, awaited: self.replies.await_id(id) })
+    }
+
+    /// What has become of an exchange whose id was given out by a gateway; of one that is pending, after that long at most.
+    pub async fn progress(&self, id: CorrelationId, wait: Duration) -> Result<Progress, FetchError> {
+        if let Some(reply) = self.replies.first(id)? {
+            return Ok(Progress::Replied(reply));
+        }
+        let mut pending = self.expect(id).await?;
+        // One that came between the look and the wait.
+        if let Some(reply) = self.replies.first(id)? {
+            return Ok(Progress::Replied(reply));
+        }
+        let Some(requested_ms) = self.requested(id).await? else {
+            // The replies are read to their end now, as the requests are.
+            return Ok(self.replies.first(id)?.map_or(Progress::Gone, Progress::Replied));
+        };
+        let policy = self.replies.topic().cache().map_err(|e| FetchError::Unavailable(e.to_string()))?.policy();
+        if policy.is_expired(requested_ms, now_ms()) {
+            return Ok(Progress::Gone);
+        }
+        Ok(pending.reply(wait).await?.map_or(Progress::Pending, Progress::Replied))
+    }
+
+    /// When the request was written, in ms since the epoch; `None` when its topic does not have it (any more).
+    async fn requested(&self, id: CorrelationId) -> Result<Option<i64>, FetchError> {
+        let Some(requests) = &self.requests else { return Ok(None) };
+        let header = self.replies.header();
+        let time_of = |found: Option<Latest>| found.map(|l| l.record.timestamp_ms());
+        if let Some(time) = time_of(first(requests, header, id)?) {
+            return Ok(Some(time));
+        }
+        for topic in [self.replies.topic(), requests] {
+            let used = topic.caught_up(None, self.patience).await?;
+            topic.at_end(used.cache, self.patience).await?;
+        }
+        Ok(time_of(first(requests, header, id)?))
+    }
+}
+
+/// One who waits for a reply; gone when dropped.
+pub struct Pending<'c> {
+    correlate: &'c Correlate,
+    id: CorrelationId,
+    awaited: Awaited,
+}
+
+impl Pending<'_> {
+    /// The reply that is there already.
+    pub fn ready(&self) -> Result<Option<Latest>, FetchError> {
+        self.correlate.replies.first(self.id)
+    }
+
+    /// The reply, when it comes within that time; not to be called again when it has come.
+    pub async fn reply(&mut self, wait: Duration) -> Result<Option<Latest>, FetchError> {
+        let mut stopping = self.correlate.stopping.clone();
+        let (deadline, grace) = (Instant::now() + wait, self.correlate.grace);
+        let stop = async {
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            () = self.awaited.arrival() => self.correlate.replies.first(self.id),
+            () = tokio::time::sleep_until(deadline) => Ok(None),
+            () = stop => Ok(None),
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
