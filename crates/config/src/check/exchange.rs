@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use template::{Template, Variable};
+
 use super::Checker;
 use super::capability::Params;
 use super::clusters::{TOPIC_NAME_HELP, is_topic_name};
@@ -10,7 +12,7 @@ use super::routes::Site;
 use super::templates::OF_RECORD;
 use crate::document::{Async, Exchange, Names, Profile, Reply};
 use crate::node::At;
-use crate::plan::{ExchangePlan, LimitsPlan, LocationPlan, ProducePlan, RecordNamesPlan, ReplyPlan};
+use crate::plan::{ExchangePlan, LimitsPlan, LocationPiece, LocationPlan, ProducePlan, RecordNamesPlan, ReplyPlan};
 
 const REPLY_BYTES: usize = 1 << 20;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -45,6 +47,13 @@ impl Checker<'_> {
         let timeout = self.some_time(exchange.timeout, &at.key("timeout"), "answered");
         let body_bytes = self.body_bytes(exchange.body_bytes, &at.key("body_bytes"));
         let identity = self.identity(exchange.identity.as_ref(), &at.key("identity"), params);
+        if let Some(Some(location)) = &location {
+            self.told_by_location(location, identity.as_ref(), &at.key("identity"));
+            for (name, header) in reply.iter().flatten().flat_map(|reply| &reply.headers) {
+                let at = self.key_in(&at.key("reply").key("headers"), name);
+                self.has_params(location, header, &at);
+            }
+        }
         if let Some(request) = &mut request {
             (request.body_bytes, request.timeout, request.identity) = (body_bytes, timeout, identity);
             request.idempotency = idempotency.flatten();
@@ -109,6 +118,33 @@ impl Checker<'_> {
             self.fault(&site.at.key("match"), message, "give it another name".to_owned());
         }
         self.location(&later.location.0, &at.key("async").key("location"), site, limits)
+    }
+
+    /// Who asks at the location is found out from that request: what it has not, no identity is made from.
+    fn told_by_location(&mut self, location: &LocationPlan, identity: Option<&Template>, at: &At) {
+        let Some(identity) = identity else { return };
+        self.has_params(location, identity, at);
+        if identity.uses(Variable::Query) {
+            let help = "make the identity from headers or from parameters of the location".to_owned();
+            self.fault(at, "a location has no query, so that nobody could fetch a reply there", help);
+        }
+    }
+
+    fn has_params(&mut self, location: &LocationPlan, template: &Template, at: &At) {
+        let has = |name: &str| location.pieces.iter().any(|piece| matches!(piece, LocationPiece::Param(known) if known == name));
+        if let Some(name) = template.params().find(|name| !has(name)) {
+            let (shown, help) = match self.is_hidden(at) {
+                true => (String::new(), "write all of its parameters into 'async.location'".to_owned()),
+                false => (format!(" '{name}'"), format!("write ${{params.{name}}} into 'async.location'")),
+            };
+            self.fault(at, format!("at the location there is no parameter{shown}, so that this has no value there"), help);
+        }
+    }
+
+    /// The place of a header in the map at `at`, by its name in any case.
+    fn key_in(&self, at: &At, name: &str) -> At {
+        let written = self.written(at).unwrap_or_default();
+        at.key(written.into_iter().find(|key| key.eq_ignore_ascii_case(name)).unwrap_or(name))
     }
 
     fn names(&mut self, names: Option<&Names>, at: &At) -> RecordNamesPlan {

@@ -218,6 +218,30 @@ fn locations_that_are_taken() {
     );
 }
 
+/// A reply is fetched by another request than the exchange's own, which has other parameters.
+#[test]
+fn what_a_location_does_not_tell() {
+    check_routes(
+        r#"  - match: POST /a/{user}/{id}
+    exchange:
+      request: { topic: orders, key: "${params.id}/${query.q}" }
+      reply: { topic: r, headers: { X-User: "${params.user}", X-Id: "${message.key}/${params.id}", x: "${EXPRESSION}" } }
+      async: { location: "/a/${params.user}/${correlationId}" }
+      identity: "${params.id + query.user}"
+  - match: POST /b/{user}/{id}
+    exchange:
+      request: { topic: orders }
+      reply: { topic: r, headers: { x-id: "${params.id}" } }
+      identity: "${params.id + query.user}"
+"#,
+        r#"12:69 at the location there is no parameter 'id', so that this has no value there (write ${params.id} into 'async.location')
+12:103 with the given values filled in, this is no valid template
+14:17 a location has no query, so that nobody could fetch a reply there (make the identity from headers or from parameters of the location)
+14:17 at the location there is no parameter 'id', so that this has no value there (write ${params.id} into 'async.location')
+"#,
+    );
+}
+
 #[test]
 fn names() {
     check_routes(
