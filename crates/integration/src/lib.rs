@@ -1,6 +1,10 @@
 //! What the whole-system tests in `tests/` share: the two kinds of cluster, and the configurations they run.
 
+mod worker;
+
 use testkit::{Gateway, GatewayBuilder, shared_kafka, unique, workspace_root};
+
+pub use worker::{KafkaWorker, Worker};
 
 /// What is behind the gateway.
 #[derive(Debug, Clone)]

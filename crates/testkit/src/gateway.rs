@@ -120,8 +120,13 @@ impl GatewayBuilder {
     fn command(&self, dir: &Path, verb: &str, args: &[String]) -> Result<Command> {
         let file = dir.join("tidegate.yaml");
         std::fs::write(&file, &self.config).map_err(Error::doing(format!("cannot write {}", file.display())))?;
+        self.invocation(dir, verb, args)
+    }
+
+    /// With the file that is there, which others may be reading.
+    fn invocation(&self, dir: &Path, verb: &str, args: &[String]) -> Result<Command> {
         let mut command = Command::new(self.binary.clone().map_or_else(binary, Ok)?);
-        command.args(verb.split(' ')).arg(&file).args(args).current_dir(dir).stdin(Stdio::null());
+        command.args(verb.split(' ')).arg(dir.join("tidegate.yaml")).args(args).current_dir(dir).stdin(Stdio::null());
         // What the developer's shell or the test run says must not change what a test configures.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TIDEGATE_") || name == "KAFKA_BOOTSTRAP_SERVERS" {
@@ -221,6 +226,15 @@ impl Gateway {
     pub fn verb(&self, verb: &str, args: &[&str]) -> Result<Exited> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         finish(self.builder.command(self.folder.path(), verb, &args)?, RUN_TIMEOUT)
+    }
+
+    /// Makes commands on the same file: verb and arguments, without input and output. It goes where this value does not.
+    pub(crate) fn verbs(&self) -> impl Fn(&str, &[&str]) -> Result<Command> + Send + use<> {
+        let (builder, dir) = (self.builder.clone(), self.folder.path().to_path_buf());
+        move |verb, args| {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            builder.invocation(&dir, verb, &args)
+        }
     }
 
     /// Waits until `/readyz` says 200.

@@ -13,6 +13,7 @@ mod probe;
 mod process;
 mod steps;
 mod tools;
+mod worker;
 
 pub use balancer::Balancer;
 pub use broker::{Broker, BrokerOptions, kafka_tool};
@@ -22,6 +23,7 @@ pub use place::{free_ports, left_out, poll_until, shared_kafka, target_dir, uniq
 pub use process::Process;
 pub use steps::{Step, run_steps};
 pub use tools::{curl, find_tool, kcat, kcat_process};
+pub use worker::{Answer, Record, Reply, Worker};
 
 /// What went wrong in the test bed itself, in words for the person who reads the test's output.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! `tidegate topic`: control requests, answered by the running gateway or, if none runs, here.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader};
 
 use bytes::Bytes;
 use gateway::RecordLine;
@@ -10,14 +10,23 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use message_cache::{LogError, is_legal_topic_name};
 use serde_json::json;
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::cli::{Format, TopicVerb, Where};
 use crate::door::{Door, Need, nudge, refuse, whole};
 use crate::failure::{CLUSTER, Failure, USAGE_CODE};
 use crate::write_out;
 
-/// Records sent in one control request.
-const BATCH_RECORDS: usize = 1000;
+/// Lines that are taken from the input in one go, if they are there.
+const GROUP_RECORDS: usize = 100;
+/// Bytes of them, unless one line is longer.
+const GROUP_BYTES: usize = 64 << 10;
+/// Groups that wait for the cluster.
+const GROUPS_MAX: usize = 16;
+/// Groups sent in one control request.
+const BATCH_GROUPS: usize = 10;
+/// No group is added to a batch that is as long. As JSON it may become longer than it was raw.
+const BATCH_BYTES: usize = CONTROL_BODY_BYTES_MAX / 8;
 
 pub fn topic(verb: TopicVerb) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -96,42 +105,82 @@ fn pairs(config: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 
 async fn produce(mut door: Door, topic: &str, format: Format, key: Option<String>) -> Result<(), Failure> {
     let target = format!("{topic}/records");
-    let mut input = std::io::stdin().lock();
-    let mut batch = Vec::new();
-    let mut records = 0;
+    let mut groups = standard_input()?;
     let mut failed = false;
-    loop {
-        let mut line = Vec::new();
-        let read = input.read_until(b'\n', &mut line).map_err(|e| Failure::other(format!("standard input: {e}")))?;
-        let ends = read == 0;
-        if !line.trim_ascii().is_empty() {
-            let line = match format {
-                Format::Json => line.trim_ascii().to_vec(),
-                Format::Raw => raw_line(line.strip_suffix(b"\n").unwrap_or(&line), key.as_deref()),
-            };
-            batch.extend_from_slice(&line);
-            batch.push(b'\n');
-            records += 1;
-        }
-        // What a person types goes out line by line; what a pipe brings, in batches.
-        let full = records >= BATCH_RECORDS || batch.len() >= CONTROL_BODY_BYTES_MAX / 4;
-        if records > 0 && (ends || full || std::io::IsTerminal::is_terminal(&std::io::stdin())) {
-            let (status, body) = whole(door.send(Method::POST, &target, std::mem::take(&mut batch).into()).await?).await?;
-            if status != StatusCode::UNPROCESSABLE_ENTITY {
-                refuse(status, &body)?;
+    while let Some(lines) = batch(&mut groups).await? {
+        let mut body = Vec::with_capacity(lines.len());
+        for line in lines.split_inclusive(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            match format {
+                Format::Json => body.extend_from_slice(line.trim_ascii()),
+                Format::Raw => body.extend_from_slice(&raw_line(line.strip_suffix(b"\n").unwrap_or(line), key.as_deref())),
             }
-            failed |= !status.is_success();
-            write_out(&body)?;
-            records = 0;
+            body.push(b'\n');
         }
-        if ends {
-            return if failed {
-                Err(Failure::other("some records were not written; see the lines with \"error\""))
-            } else {
-                Ok(())
-            };
+        if body.is_empty() {
+            continue;
         }
+        let (status, answer) = whole(door.send(Method::POST, &target, body.into()).await?).await?;
+        if status != StatusCode::UNPROCESSABLE_ENTITY {
+            refuse(status, &answer)?;
+        }
+        failed |= !status.is_success();
+        write_out(&answer)?;
     }
+    match failed {
+        true => Err(Failure::other("some records were not written; see the lines with \"error\"")),
+        false => Ok(()),
+    }
+}
+
+/// Lines that came together.
+type Group = std::io::Result<Vec<u8>>;
+
+/// Standard input as it comes, read beside what is sent. On a thread of its own, which nothing waits for at the end: it may be
+/// blocked for good.
+fn standard_input() -> Result<Receiver<Group>, Failure> {
+    let (groups, taken) = channel(GROUPS_MAX);
+    let read = move || {
+        let mut input = BufReader::with_capacity(GROUP_BYTES, std::io::stdin());
+        let mut ends = false;
+        while !ends {
+            let mut lines = Vec::new();
+            let mut more = || -> std::io::Result<bool> {
+                for _ in 0..GROUP_RECORDS {
+                    if input.read_until(b'\n', &mut lines)? == 0 {
+                        return Ok(false);
+                    }
+                    // Only what is here already.
+                    if !input.buffer().contains(&b'\n') {
+                        break;
+                    }
+                }
+                Ok(true)
+            };
+            let group = more();
+            ends = !matches!(group, Ok(true));
+            if groups.blocking_send(group.map(|_| lines)).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("stdin".into()).spawn(read);
+    thread.map(|_| taken).map_err(|e| Failure::other(format!("no thread: {e}")))
+}
+
+/// The next lines and what has come behind them: nothing waits for a batch to be full, and batches grow while the cluster is slower
+/// than the input. `None` at the end.
+async fn batch(groups: &mut Receiver<Group>) -> Result<Option<Vec<u8>>, Failure> {
+    let unreadable = |e: std::io::Error| Failure::other(format!("standard input: {e}"));
+    let Some(first) = groups.recv().await else { return Ok(None) };
+    let mut lines = first.map_err(unreadable)?;
+    for _ in 1..BATCH_GROUPS {
+        if lines.len() >= BATCH_BYTES {
+            break;
+        }
+        let Ok(group) = groups.try_recv() else { break };
+        lines.extend_from_slice(&group.map_err(unreadable)?);
+    }
+    Ok(Some(lines))
 }
 
 fn raw_line(value: &[u8], key: Option<&str>) -> Vec<u8> {
