@@ -1,5 +1,5 @@
-//! Which keys a sealed segment may hold: a blocked Bloom filter, asked in the mapped file before the key table, so that a
-//! segment without the key costs one cache line.
+//! Which keys a sealed segment may hold, or which terms: a blocked Bloom filter, asked in the mapped file before the key table or
+//! the index of terms, so that a segment without the key costs one cache line.
 //!
 //! ```text
 //! block of 64 bytes:  u32 CRC-32C of bytes 4..64, 480 bits

@@ -114,7 +114,9 @@ fn of_clause(
     }
     for (name, value) in &clause.headers {
         let term = terms::of_header(name, value.as_deref(), segment.salt);
-        let count = index.count(segment, term)?;
+        // With nothing to compare it to, the rarest needs no counting.
+        let is_alone = clause.key.is_none() && clause.headers.len() == 1;
+        let count = if is_alone { 0 } else { index.count(segment, term)? };
         if rarest.is_none_or(|(fewest, _)| count < fewest) {
             rarest = Some((count, term));
             newest.clear();

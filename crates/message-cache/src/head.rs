@@ -126,7 +126,8 @@ impl Tables {
         self.keys.iter().map(|(hash, at8)| Slot { hash, at8 }).collect()
     }
 
-    pub fn term_pages(&self) -> Vec<u8> {
+    /// As [`Terms::build`].
+    pub fn term_parts(&self) -> (Vec<u8>, Vec<u8>) {
         self.terms.build()
     }
 

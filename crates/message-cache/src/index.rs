@@ -54,7 +54,7 @@ pub struct Summary {
 }
 
 const MAGIC: &[u8; 8] = b"TIDEIDX\0";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEADER: usize = 128;
 const SPARSE: usize = 24;
 /// Flag: the segment has too many postings for an index of terms.
@@ -78,6 +78,7 @@ pub struct DiskIndex {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Parts {
     bloom: Range<usize>,
+    term_bloom: Range<usize>,
     keys: Range<usize>,
     terms: Range<usize>,
     sparse: Range<usize>,
@@ -85,13 +86,15 @@ struct Parts {
 
 impl Parts {
     /// `None` if that is more than can be.
-    fn new(bloom_blocks: usize, key_pages: usize, term_pages: usize, sparse: usize) -> Option<Self> {
-        let bloom_end = HEADER.checked_add(bloom_blocks.checked_mul(bloom::BLOCK)?)?;
-        let keys_at = bloom_end.checked_next_multiple_of(PAGE)?;
+    fn new(blooms: [usize; 2], key_pages: usize, term_pages: usize, sparse: usize) -> Option<Self> {
+        let bloom_end = HEADER.checked_add(blooms[0].checked_mul(bloom::BLOCK)?)?;
+        let blooms_end = bloom_end.checked_add(blooms[1].checked_mul(bloom::BLOCK)?)?;
+        let keys_at = blooms_end.checked_next_multiple_of(PAGE)?;
         let terms_at = keys_at.checked_add(key_pages.checked_mul(PAGE)?)?;
         let sparse_at = terms_at.checked_add(term_pages.checked_mul(PAGE)?)?;
         let end = sparse_at.checked_add(sparse.checked_mul(SPARSE)?)?;
-        Some(Self { bloom: HEADER..bloom_end, keys: keys_at..terms_at, terms: terms_at..sparse_at, sparse: sparse_at..end })
+        let (bloom, term_bloom) = (HEADER..bloom_end, bloom_end..blooms_end);
+        Some(Self { bloom, term_bloom, keys: keys_at..terms_at, terms: terms_at..sparse_at, sparse: sparse_at..end })
     }
 }
 
@@ -105,7 +108,7 @@ impl DiskIndex {
         // SAFETY: the whole file is mapped and nothing writes to an index file once it has this name.
         let bytes = unsafe { std::slice::from_raw_parts(map.as_ptr(), len) };
         let head = decode_header(bytes.first_chunk::<HEADER>()?)?;
-        let parts = Parts::new(head.bloom_blocks, head.key_pages, head.term_pages, head.sparse_len)?;
+        let parts = Parts::new([head.bloom_blocks, head.term_bloom_blocks], head.key_pages, head.term_pages, head.sparse_len)?;
         let of_segment = head.salt == segment.salt && head.base_offset == segment.base_offset && head.log_len == segment.len();
         if !of_segment || parts.sparse.end != len || (head.home_pages as usize) > head.key_pages {
             return None;
@@ -181,11 +184,17 @@ impl Index for DiskIndex {
     }
 
     fn count(&self, segment: &Segment, term: u32) -> Result<usize, LogError> {
+        if !bloom::may_hold(self.part(&self.parts.term_bloom), term) {
+            return Ok(0);
+        }
         let count = terms::count_in(self.part(&self.parts.terms), term);
         count.map_err(|page| self.bad_page(segment, &self.parts.terms, page))
     }
 
     fn positions(&self, segment: &Segment, term: u32, span: Span, max: usize, out: &mut Vec<u32>) -> Result<(), LogError> {
+        if !bloom::may_hold(self.part(&self.parts.term_bloom), term) {
+            return Ok(());
+        }
         let read = terms::positions_in(self.part(&self.parts.terms), term, span, max, out);
         read.map_err(|page| self.bad_page(segment, &self.parts.terms, page))
     }
@@ -213,6 +222,7 @@ struct IndexHeader {
     home_pages: u32,
     bloom_blocks: usize,
     term_pages: usize,
+    term_bloom_blocks: usize,
     has_terms: bool,
 }
 
@@ -249,6 +259,7 @@ fn decode_header(h: &[u8; HEADER]) -> Option<IndexHeader> {
         home_pages: u32_at(h, 84),
         bloom_blocks: u32_at(h, 88) as usize,
         term_pages: u32_at(h, 92) as usize,
+        term_bloom_blocks: u32_at(h, 96) as usize,
     })
 }
 
@@ -264,7 +275,7 @@ pub fn write(segment: &Segment, tables: &Tables) -> Result<(), LogError> {
     let home_pages = keytable::home_pages(slots.len());
     let bloom = bloom::build(slots.iter().map(|s| s.hash));
     let keys = keytable::build(slots);
-    let terms = tables.term_pages();
+    let (term_bloom, terms) = tables.term_parts();
     let Summary { records, last, time_max, is_ordered } = tables.summary();
     let last = last.unwrap_or(Last { offset: -1, timestamp_ms: -1 });
     let mut h = [0u8; HEADER];
@@ -278,17 +289,17 @@ pub fn write(segment: &Segment, tables: &Tables) -> Result<(), LogError> {
     for (field, at) in wide.iter().zip((24..).step_by(8)) {
         h[at..at + 8].copy_from_slice(&field.to_le_bytes());
     }
-    let blocks = bloom.len() / bloom::BLOCK;
-    let counts = [blocks as u32, (terms.len() / PAGE) as u32];
+    let blocks = |filter: &[u8]| (filter.len() / bloom::BLOCK) as u32;
+    let counts = [blocks(&bloom), (terms.len() / PAGE) as u32, blocks(&term_bloom)];
     let narrow = [tables.sparse.len() as u32, crc32c::crc32c(&sparse), (keys.len() / PAGE) as u32, home_pages];
     for (field, at) in narrow.iter().chain(&counts).zip((72..).step_by(4)) {
         h[at..at + 4].copy_from_slice(&field.to_le_bytes());
     }
     let crc = crc32c::crc32c(&h[16..]);
     h[12..16].copy_from_slice(&crc.to_le_bytes());
-    let bloom_end = HEADER + bloom.len();
-    let gap = vec![0; bloom_end.next_multiple_of(PAGE) - bloom_end];
-    write_whole(&segment.files, &segment.path.with_extension("index"), &[&h, &bloom, &gap, &keys, &terms, &sparse])
+    let blooms_end = HEADER + bloom.len() + term_bloom.len();
+    let gap = vec![0; blooms_end.next_multiple_of(PAGE) - blooms_end];
+    write_whole(&segment.files, &segment.path.with_extension("index"), &[&h, &bloom, &term_bloom, &gap, &keys, &terms, &sparse])
 }
 
 fn write_whole(files: &Files, path: &Path, parts: &[&[u8]]) -> Result<(), LogError> {

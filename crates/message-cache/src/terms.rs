@@ -9,6 +9,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::bloom;
 use crate::frame;
 use crate::keytable::{self, BadPage, ENTRIES_MAX, PAGE, Page, Slot};
 
@@ -179,17 +180,20 @@ impl Terms {
         postings * size_of::<u64>() + self.runs.capacity() * size_of::<Run>()
     }
 
-    /// The pages of these postings as they go to disk.
-    pub fn build(&self) -> Vec<u8> {
+    /// The filter and the pages of these postings as they go to disk.
+    pub fn build(&self) -> (Vec<u8>, Vec<u8>) {
         let mut all: Vec<_> = self.runs.iter().flat_map(|r| &r.sorted).chain(&self.tail).copied().collect();
         all.sort();
         all.dedup();
+        let mut terms: Vec<u32> = all.iter().map(|p| term_of(*p)).collect();
+        terms.dedup();
+        let filter = bloom::build(terms.into_iter());
         let mut out = Vec::with_capacity(all.len().div_ceil(ENTRIES_MAX) * PAGE);
         for page in all.chunks(ENTRIES_MAX) {
             let slots = page.iter().map(|p| Slot { hash: term_of(*p), at8: *p as u32 });
             keytable::push_page(&mut out, slots, false);
         }
-        out
+        (filter, out)
     }
 }
 
@@ -276,10 +280,11 @@ mod tests {
     fn check(postings: &[(u32, u32)], max: usize) {
         let mut terms = Terms::default();
         postings.iter().for_each(|&(term, at8)| terms.post(term, at8));
-        let pages = terms.build();
+        let (filter, pages) = terms.build();
         for term in [0, 1, 2, 3, 4, u32::MAX] {
             let mut expected: Vec<_> = postings.iter().filter(|p| p.0 == term).map(|p| p.1).collect();
             let posted = expected.len();
+            assert!(posted == 0 || bloom::may_hold(&filter, term));
             expected.sort_unstable();
             expected.dedup();
             let counts = expected.len()..=posted;
@@ -333,7 +338,7 @@ mod tests {
         fn a_flipped_bit_is_no_miss(at: prop::sample::Index, bit in 0..8u8, term in 0..8u32) {
             let mut terms = Terms::default();
             (0..2000).for_each(|i| terms.post(i % 8, i + 8));
-            let mut pages = terms.build();
+            let (_, mut pages) = terms.build();
             let at = at.index(pages.len());
             pages[at] ^= 1 << bit;
             let mut found = Vec::new();

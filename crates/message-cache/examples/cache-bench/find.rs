@@ -7,7 +7,7 @@ use message_cache::{Clause, Clock, Header, NewRecord, PartitionLog, Policy};
 
 use crate::{Bench, Row, data};
 
-const RECORDS: [u64; 2] = [1_000_000, 10_000_000];
+const RECORDS: [u64; 3] = [1000, 1_000_000, 10_000_000];
 const PARTITIONS: u64 = 3;
 const SEALED: [u64; 2] = [1, 13];
 /// Rows of one number of records.
@@ -40,8 +40,8 @@ pub fn find(bench: &Bench) -> Vec<Row> {
             for (what, wanted) in cases {
                 look(&logs, wanted.clone(), records); // pages are mapped when they are first touched
                 let ours: Vec<f64> = (0..bench.rounds).map(|_| look(&logs, wanted.clone(), records)).collect();
-                // Held against the same case of fewer records.
-                let peer = if nth == 0 { ours.clone() } else { rows[rows.len() - CASES].ours.clone() };
+                // Held against the same case of the fewest records.
+                let peer = if nth == 0 { ours.clone() } else { rows[rows.len() - nth * CASES].ours.clone() };
                 let note = format!("{segments} segments, the last of each partition empty; processor time");
                 rows.push(Row {
                     what: format!("The first record with {what}, among {records} in {PARTITIONS} partitions"),
@@ -58,7 +58,7 @@ pub fn find(bench: &Bench) -> Vec<Row> {
 
 fn fill(dir: &Path, partition: u64, records: u64, sealed: u64) -> PartitionLog {
     let dir = dir.join(partition.to_string());
-    let segment_bytes = records / PARTITIONS * RECORD_BYTES / sealed + 65_536;
+    let segment_bytes = records / PARTITIONS * RECORD_BYTES / sealed + 1024;
     let log = data::open(&dir, segment_bytes, Policy::default());
     let value = [b'v'; data::VALUE];
     let timestamp_ms = Clock::System.now_ms();
