@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode as E;
@@ -18,11 +18,6 @@ use super::start::now_ms;
 use super::supervise::{ANSWER_TIMEOUT, Plan, Reader, Supervisor};
 use super::topic::{Slot, TopicFetch};
 use crate::{FetchStart, PartitionState};
-
-/// Answers in a row that a topic does not exist before its cached records are taken for those of a deleted topic, and dropped.
-const MISSING_BEFORE_DELETED: u32 = 3;
-/// And for how long: brokers that have just started may not know it yet.
-const DELETED_AFTER: Duration = Duration::from_secs(30);
 
 impl Supervisor {
     pub fn look(&self, plan: &mut Plan, stop: &AtomicBool) {
@@ -83,12 +78,12 @@ impl Supervisor {
         let present: Vec<String> = present.map(|(name, _)| name.clone()).collect();
         let configs = self.asking(stopping).configs(&present);
         let wanted: Vec<_> = self.wanted.read().values().cloned().collect();
-        let mut complete = true;
+        let (mut complete, now) = (true, Instant::now());
         for topic in wanted {
             let problem = match described.get(topic.name()) {
                 // Asked for after the request was made.
                 None => Some("not looked for yet".to_owned()),
-                Some(found) if found.code.is(E::UnknownTopicOrPartition) => Some(self.gone(&topic, plan)),
+                Some(found) if found.code.is(E::UnknownTopicOrPartition) => Some(self.gone(&topic, plan, now)),
                 Some(found) if found.led.is_empty() => Some(found.code.text()),
                 Some(found) => self.present(&topic, found, &configs, plan).err(),
             };
@@ -99,26 +94,21 @@ impl Supervisor {
     }
 
     /// The topic does not exist, or no longer.
-    fn gone(&self, topic: &Arc<TopicFetch>, plan: &mut Plan) -> String {
-        {
+    fn gone(&self, topic: &Arc<TopicFetch>, plan: &mut Plan, now: Instant) -> String {
+        let missed = {
             let mut state = topic.state.lock();
-            state.missing += 1;
-            state.missing_since.get_or_insert_with(Instant::now);
+            state.missed.note(now);
             state.watched = true;
-        }
+            state.missed
+        };
         for slot in topic.slots.read().iter() {
             if plan.readers.remove(&(topic.handle.id(), slot.partition)).is_some() {
                 self.stop(topic, slot, plan);
                 slot.set(PartitionState::Waiting, None);
             }
         }
-        // Said often enough, it is so, and nobody is to be served what is left of a deleted topic.
-        let is_deleted = {
-            let state = topic.state.lock();
-            let long = state.missing_since.is_some_and(|since| since.elapsed() >= DELETED_AFTER);
-            long && state.missing >= MISSING_BEFORE_DELETED && !topic.cache.partitions().is_empty()
-        };
-        if is_deleted {
+        // Nobody is to be served what is left of a deleted topic.
+        if missed.is_deleted(now) && !topic.cache.partitions().is_empty() {
             tracing::warn!(topic = topic.name(), "the topic was deleted: what is cached of it is dropped");
             if let Err(problem) = self.drop_cached(topic, 0, plan) {
                 return problem;
@@ -139,17 +129,16 @@ impl Supervisor {
         configure(topic, configs)?;
         topic.cache.ensure_partitions(found.led.len()).map_err(|e| e.to_string())?;
         let logs = topic.cache.partitions();
-        let (missing, known, watched, on_disk, paused) = {
+        let (missed, known, watched, on_disk, paused) = {
             let mut state = topic.state.lock();
             let watched = state.watched || state.found_on_disk > 0;
             state.watched = true;
-            state.missing_since = None;
-            (std::mem::take(&mut state.missing), state.marks.id.is_some(), watched, state.found_on_disk, state.paused)
+            (std::mem::take(&mut state.missed), state.marks.id.is_some(), watched, state.found_on_disk, state.paused)
         };
-        let deleted = missing >= MISSING_BEFORE_DELETED && !known;
+        let deleted = missed.is_often() && !known;
         let reason = if deleted { Reason::Diverged } else { Reason::Started };
         let mut slots = topic.slots.write();
-        let mut to_start: Vec<Arc<Slot>> = if missing > 0 { slots.clone() } else { Vec::new() };
+        let mut to_start: Vec<Arc<Slot>> = if missed.is_any() { slots.clone() } else { Vec::new() };
         for (number, log) in logs.iter().enumerate().skip(slots.len()) {
             let Ok(partition) = i32::try_from(number) else { break };
             // A partition that appears while the topic is watched holds nothing that came before the watching began.

@@ -1,4 +1,6 @@
-//! Where reading a partition begins, from what is cached and what the cluster has. Pure.
+//! Where reading a partition begins, from what is cached and what the cluster has, and when there is no topic any more. Pure.
+
+use std::time::{Duration, Instant};
 
 use crate::FetchStart;
 
@@ -67,10 +69,43 @@ impl Before {
     }
 }
 
+/// Answers in a row that a topic does not exist before its cached records are taken for those of a deleted topic, and dropped.
+const MISSING_BEFORE_DELETED: u32 = 3;
+/// And for how long: brokers that have just started may not know it yet.
+const DELETED_AFTER: Duration = Duration::from_secs(30);
+
+/// What the cluster said in a row about a topic that it does not have. The default: it has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    times: u32,
+    /// The first of them.
+    since: Option<Instant>,
+}
+
+impl Missed {
+    /// The cluster says it once more.
+    pub fn note(&mut self, now: Instant) {
+        self.times = self.times.saturating_add(1);
+        self.since.get_or_insert(now);
+    }
+
+    pub fn is_any(self) -> bool {
+        self.times > 0
+    }
+
+    /// Said so often that one who does not know the topic's id takes what is there afterwards for another topic.
+    pub fn is_often(self) -> bool {
+        self.times >= MISSING_BEFORE_DELETED
+    }
+
+    /// Said so often and for so long that it is so.
+    pub fn is_deleted(self, now: Instant) -> bool {
+        self.is_often() && self.since.is_some_and(|since| now.saturating_duration_since(since) >= DELETED_AFTER)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -95,5 +130,26 @@ mod tests {
         check(false, 10, OutOfRange, Earliest, (5, 9, None), Resume::Refetch(5));
         check(false, 9, OutOfRange, Earliest, (5, 9, None), Resume::Continue);
         check(false, 7, Diverged, Latest, (5, 9, None), Resume::Refetch(5));
+    }
+
+    #[test]
+    fn a_topic_is_deleted_when_that_is_said_often_and_for_long() {
+        let start = Instant::now();
+        // Seconds at which it is said, and at which it is asked: whether it is often, and whether it is deleted.
+        let check = |said: &[u64], asked, expected| {
+            let at = |seconds| start + Duration::from_secs(seconds);
+            let mut missed = Missed::default();
+            said.iter().for_each(|seconds| missed.note(at(*seconds)));
+            assert_eq!((missed.is_any(), missed.is_often(), missed.is_deleted(at(asked))), expected, "{said:?} at {asked}");
+        };
+        check(&[], 99, (false, false, false));
+        check(&[0], 99, (true, false, false));
+        check(&[5, 40], 99, (true, false, false));
+        check(&[5, 6, 7], 7, (true, true, false));
+        check(&[5, 6, 34], 34, (true, true, false));
+        check(&[5, 6, 35], 35, (true, true, true));
+        check(&[5, 6, 7, 40], 40, (true, true, true));
+        // A clock that went back.
+        check(&[5, 6, 7], 0, (true, true, false));
     }
 }

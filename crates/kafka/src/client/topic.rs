@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::marks::Marks;
 use super::native::TopicHandle;
+use super::resume::Missed;
 use crate::{FetchOptions, FetchStart, PartitionFaults, PartitionState, PartitionStatus, TopicStatus};
 
 /// A partition that was at the cluster's end counts as behind again from here.
@@ -31,10 +32,8 @@ pub struct TopicFetch {
 pub struct TopicState {
     /// Why the topic is not served.
     pub problem: Option<String>,
-    /// How often in a row the cluster said that there is no such topic.
-    pub missing: u32,
-    /// Since when; `None` while it is there.
-    pub missing_since: Option<Instant>,
+    /// That the cluster said that there is no such topic.
+    pub missed: Missed,
     /// Partitions that were on disk when the topic was opened, and are of its present life.
     pub found_on_disk: usize,
     /// The topic was looked for before, so that what is new came after that.
