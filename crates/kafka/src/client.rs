@@ -5,9 +5,11 @@ mod admin;
 mod append;
 mod ask;
 mod backoff;
+mod claims;
 mod config;
 mod consume;
 mod delivery;
+mod ends;
 mod fetch;
 mod health;
 mod identity;
@@ -26,8 +28,8 @@ mod watchdog;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,7 +40,9 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::Semaphore;
 
+pub use self::claims::{Claims, ClaimsOptions, ClaimsStats};
 use self::delivery::{Failure, classify};
+use self::ends::Ends;
 use self::fetch::{Fetcher, Notice};
 use self::health::{Health, ReaderContext};
 use self::known::{Known, KnownTopics, batch_bytes};
@@ -90,6 +94,8 @@ pub struct KafkaCluster {
     options: KafkaOptions,
     admin_config: ClientConfig,
     message_max_bytes: Option<u64>,
+    /// Whether caches have only what transactions that are over have left (`isolation.level`).
+    committed: bool,
     producer: Arc<Producer>,
     producer_health: Arc<Health>,
     reader: Arc<ReaderClient>,
@@ -99,6 +105,8 @@ pub struct KafkaCluster {
     /// Clients that have read a range and can read another.
     idle_readers: Arc<Mutex<Vec<Arc<ReaderClient>>>>,
     known: KnownTopics,
+    /// Begun by the first who asks.
+    ends: OnceLock<Result<Ends, String>>,
     wanted: Arc<Wanted>,
     notices: Sender<Notice>,
     stop: Arc<AtomicBool>,
@@ -153,6 +161,7 @@ impl KafkaCluster {
             options,
             admin_config,
             message_max_bytes,
+            committed,
             producer,
             producer_health,
             reader,
@@ -161,6 +170,7 @@ impl KafkaCluster {
             questions: Semaphore::new(QUESTIONS_MAX),
             idle_readers,
             known,
+            ends: OnceLock::new(),
             wanted,
             notices,
             stop,
@@ -258,6 +268,10 @@ impl KafkaCluster {
         Ok(cache)
     }
 
+    fn why_down(&self) -> String {
+        self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned())
+    }
+
     /// The caches that are in use.
     pub fn caches(&self) -> Vec<Arc<TopicCache>> {
         self.wanted.read().values().map(|fetch| Arc::clone(&fetch.cache)).collect()
@@ -338,6 +352,9 @@ impl KafkaCluster {
         self.stop.store(true, Ordering::Release);
         self.look();
         let (producer, threads) = (Arc::clone(&self.producer), std::mem::take(&mut *self.threads.lock()));
+        if let Some(Ok(ends)) = self.ends.get() {
+            ends.close();
+        }
         let closing = tokio::task::spawn_blocking(move || {
             producer.close();
             for thread in threads {

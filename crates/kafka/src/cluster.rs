@@ -63,6 +63,15 @@ impl Cluster {
         }
     }
 
+    /// The next offset of every partition, by number, asked after this was called: the `end_offset` of the topic's cache gets there.
+    /// See [`KafkaCluster::ends`].
+    pub async fn ends(&self, topic: &str) -> Result<Vec<i64>, AdminError> {
+        match self {
+            Self::Kafka(c) => c.ends(topic).await,
+            Self::Embedded(c) => Ok(c.cached(topic)?.partitions().iter().map(|log| log.end_offset()).collect()),
+        }
+    }
+
     pub async fn create_topic(&self, spec: &TopicSpec) -> Result<(), AdminError> {
         match self {
             Self::Kafka(c) => c.create_topic(spec).await,

@@ -8,7 +8,7 @@ mod partitioner;
 mod properties;
 mod types;
 
-pub use client::{KafkaCluster, KafkaOptions, TOPIC_REFRESH};
+pub use client::{Claims, ClaimsOptions, ClaimsStats, KafkaCluster, KafkaOptions, TOPIC_REFRESH};
 pub use cluster::Cluster;
 pub use embedded::{Acks, Condition, EmbeddedCluster, EmbeddedOptions, check_topic};
 pub use error::{AdminError, ProduceError, Written};

@@ -80,18 +80,29 @@ impl Asking<'_> {
         // SAFETY: all are alive; the list and the options are copied by the call.
         unsafe { rd::rd_kafka_ListOffsets(self.native(), list.0, options.0, queue.0) };
         let event = self.answer(&queue)?;
-        let mut count = 0;
-        // SAFETY: the event is the answer to this very question; what it points to lives as long as it does.
-        unsafe {
-            let infos = rd::rd_kafka_ListOffsets_result_infos(rd::rd_kafka_event_ListOffsets_result(event.0), &mut count);
-            let told = (0..count).map(|n| {
-                let info = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(n));
-                let code = raw_code(&info.err);
-                let offset = if code.is_error() { Err(code) } else { Ok((info.offset >= 0).then_some(info.offset)) };
-                ((text(info.topic), info.partition), offset)
-            });
-            Ok(told.collect())
+        // SAFETY: the event is the answer to this very question.
+        Ok(unsafe { offsets_of(&event) })
+    }
+
+    /// As [`Asking::offsets`], but waits for nothing: the answer comes to the queue, and carries the ticket.
+    pub fn offsets_into(
+        &self,
+        queue: &Queue,
+        ticket: usize,
+        partitions: &[(Partition, OffsetOf)],
+        committed: bool,
+    ) -> Result<(), Code> {
+        let list = PartitionList::new(partitions)?;
+        let options = Options::new(self, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
+        if committed {
+            options.read_committed();
         }
+        // SAFETY: all are alive; the list and the options are copied by the call. The ticket is a number, never followed.
+        unsafe {
+            rd::rd_kafka_AdminOptions_set_opaque(options.0, ptr::without_provenance_mut(ticket));
+            rd::rd_kafka_ListOffsets(self.native(), list.0, options.0, queue.0);
+        }
+        Ok(())
     }
 
     /// Whether the topics exist, their ids and numbers of partitions.
@@ -208,6 +219,23 @@ impl Asking<'_> {
 }
 
 /// # Safety
+/// The event is an answer to a question for offsets.
+unsafe fn offsets_of(event: &Event) -> Offsets {
+    let mut count = 0;
+    // SAFETY: by the caller's word; what the event points to lives as long as it does.
+    unsafe {
+        let infos = rd::rd_kafka_ListOffsets_result_infos(rd::rd_kafka_event_ListOffsets_result(event.0), &mut count);
+        let told = (0..count).map(|n| {
+            let info = &*rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(n));
+            let code = raw_code(&info.err);
+            let offset = if code.is_error() { Err(code) } else { Ok((info.offset >= 0).then_some(info.offset)) };
+            ((text(info.topic), info.partition), offset)
+        });
+        told.collect()
+    }
+}
+
+/// # Safety
 /// `at` points into an answer that is alive.
 unsafe fn described(at: *const rd::rd_kafka_TopicDescription_t) -> (String, Described) {
     // SAFETY: by the caller's word; all that is read belongs to the answer.
@@ -262,13 +290,32 @@ fn c_strings(names: &[String]) -> Result<Vec<CString>, Code> {
     names.iter().map(|n| CString::new(n.as_str()).map_err(|_| E::InvalidArgument.into())).collect()
 }
 
-/// Where one answer arrives. A late answer finds its queue closed, and is freed by librdkafka.
-struct Queue(*mut rd::rd_kafka_queue_t);
+/// Where answers arrive. A late answer finds its queue closed, and is freed by librdkafka. To be dropped before its client.
+pub struct Queue(*mut rd::rd_kafka_queue_t);
+
+// SAFETY: librdkafka's objects may be used from every thread at once (rdkafka.h, "Thread safety").
+unsafe impl Send for Queue {}
+// SAFETY: as above.
+unsafe impl Sync for Queue {}
 
 impl Queue {
-    fn new(client: &ReaderClient) -> Self {
+    pub fn new(client: &ReaderClient) -> Self {
         // SAFETY: the client is alive.
         Self(unsafe { rd::rd_kafka_queue_new(client.client().native_ptr()) })
+    }
+
+    /// The next answer to [`Asking::offsets_into`], and its ticket; `None` when there is none within `wait`.
+    pub fn next_offsets(&self, wait: Duration) -> Option<(usize, Result<Offsets, Code>)> {
+        // SAFETY: the queue is alive; the event is ours to free.
+        let event = unsafe { rd::rd_kafka_queue_poll(self.0, i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)) };
+        if event.is_null() {
+            return None;
+        }
+        let event = Event(event);
+        // SAFETY: the event is alive.
+        let (ticket, code) = unsafe { (rd::rd_kafka_event_opaque(event.0).addr(), Code::from_raw(event_error(event.0))) };
+        // SAFETY: nothing else is asked into such a queue.
+        Some((ticket, if code.is_error() { Err(code) } else { Ok(unsafe { offsets_of(&event) }) }))
     }
 }
 

@@ -21,6 +21,8 @@ const LOOKUPS_MAX: usize = 8;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the answer that a topic or a partition does not exist is believed.
 const MISSING_TTL: Duration = Duration::from_secs(1);
+/// How long the number of partitions is believed where a new one must not be overlooked.
+const COUNT_TTL: Duration = Duration::from_secs(1);
 /// Names of missing topics that are remembered.
 const MISSING_MAX: usize = 1000;
 /// What a record takes in a batch beside its bytes, generously.
@@ -60,7 +62,18 @@ impl KnownTopics {
 
     /// The topic, if it exists and has that partition.
     pub async fn find(&self, topic: &str, partition: Option<i32>) -> Result<Arc<Known>, ProduceError> {
-        if let Some(known) = self.remembered(topic, partition)? {
+        self.find_recent(topic, partition, Duration::MAX).await
+    }
+
+    /// How many partitions the topic had, at most [`COUNT_TTL`] ago.
+    pub async fn count(&self, topic: &str) -> Result<i32, ProduceError> {
+        let known = self.find_recent(topic, None, COUNT_TTL).await?;
+        Ok(known.partitions.load(Ordering::Relaxed))
+    }
+
+    /// `age`: how old the answer may be.
+    async fn find_recent(&self, topic: &str, partition: Option<i32>, age: Duration) -> Result<Arc<Known>, ProduceError> {
+        if let Some(known) = self.remembered(topic, partition, age)? {
             return Ok(known);
         }
         let closed = |_| unavailable("this gateway is stopping");
@@ -69,7 +82,7 @@ impl KnownTopics {
             () = self.health.until_down() => return Err(self.down()),
         };
         // Another may have asked while this one waited.
-        if let Some(known) = self.remembered(topic, partition)? {
+        if let Some(known) = self.remembered(topic, partition, age)? {
             return Ok(known);
         }
         let (asker, health, name) = (Arc::clone(&self.asker), Arc::clone(&self.health), topic.to_owned());
@@ -93,7 +106,7 @@ impl KnownTopics {
     }
 
     /// `None`: the cluster must be asked.
-    fn remembered(&self, topic: &str, partition: Option<i32>) -> Result<Option<Arc<Known>>, ProduceError> {
+    fn remembered(&self, topic: &str, partition: Option<i32>, age: Duration) -> Result<Option<Arc<Known>>, ProduceError> {
         if !is_legal_topic_name(topic) {
             return Err(ProduceError::Invalid { reason: format!("{topic:?} is no legal topic name") });
         }
@@ -101,10 +114,11 @@ impl KnownTopics {
             return Err(unknown_partition(topic, partition));
         }
         if let Some(known) = self.known.read().get(topic) {
+            let told = known.looked_up.lock().elapsed();
             if partition.is_none_or(|p| p < known.partitions.load(Ordering::Relaxed)) {
-                return Ok(Some(Arc::clone(known)));
+                return Ok((told < age).then(|| Arc::clone(known)));
             }
-            let is_fresh = known.looked_up.lock().elapsed() < MISSING_TTL;
+            let is_fresh = told < MISSING_TTL;
             return if is_fresh { Err(unknown_partition(topic, partition)) } else { Ok(None) };
         }
         let is_missing = self.missing.lock().get(topic).is_some_and(|at| at.elapsed() < MISSING_TTL);

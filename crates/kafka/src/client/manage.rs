@@ -89,7 +89,7 @@ impl KafkaCluster {
         let fetch = self.wanted.read().get(name).cloned();
         let fetch = fetch.ok_or_else(|| AdminError::Invalid(format!("topic {name} is not cached by the running gateway")))?;
         if self.reader_health.is_down() {
-            return Err(AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned())));
+            return Err(AdminError::Unavailable(self.why_down()));
         }
         let (done, dropped) = oneshot::channel();
         {
@@ -122,7 +122,7 @@ impl KafkaCluster {
         &self,
         question: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {
-        let down = || AdminError::Unavailable(self.reader_health.fault().unwrap_or_else(|| "all brokers are down".to_owned()));
+        let down = || AdminError::Unavailable(self.why_down());
         if self.reader_health.is_down() {
             return Err(down());
         }

@@ -63,14 +63,8 @@ impl Producer {
             return Err(Failed::Error(ProduceError::Invalid { reason: "the timestamp must be after the Unix epoch".to_owned() }));
         }
         let (sender, receiver) = oneshot::channel();
-        let mut message: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(&record.topic, Box::new(sender));
-        message.partition = record.partition;
-        message.key = record.key.as_deref();
-        message.payload = record.value.as_deref();
-        message.timestamp = record.timestamp_ms;
-        message.headers = headers(record);
         let producer = Arc::clone(&self.shared.current.read());
-        match producer.send(message) {
+        match producer.send(message(record, sender)) {
             Ok(()) => Ok(receiver),
             Err((error, _)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
@@ -155,6 +149,19 @@ fn create(config: &ClientConfig, health: &Arc<Health>) -> Result<Arc<BaseProduce
     let context = WriterContext { health: Arc::clone(health), broken: AtomicBool::new(false) };
     config.create_with_context(context).map(Arc::new).map_err(|e| refusal(&e))
 }
+
+/// The record in librdkafka's words; the sender tells what became of it.
+pub fn message(record: &ProduceRecord, sender: oneshot::Sender<Outcome>) -> Message<'_> {
+    let mut message = Message::with_opaque_to(&record.topic, Box::new(sender));
+    message.partition = record.partition;
+    message.key = record.key.as_deref();
+    message.payload = record.value.as_deref();
+    message.timestamp = record.timestamp_ms;
+    message.headers = headers(record);
+    message
+}
+
+type Message<'a> = BaseRecord<'a, [u8], [u8], Box<oneshot::Sender<Outcome>>>;
 
 fn headers(record: &ProduceRecord) -> Option<OwnedHeaders> {
     let first = OwnedHeaders::new_with_capacity(record.headers.len());
