@@ -48,10 +48,21 @@ pub fn items(cluster: &Cluster) -> GatewayBuilder {
 /// # Panics
 /// When the example is not there.
 pub fn items_on(cluster: &Cluster, topic: &str) -> GatewayBuilder {
-    let file = workspace_root().join("examples/items/tidegate.yaml");
-    let yaml = std::fs::read_to_string(&file).unwrap_or_else(|cause| panic!("{}: {cause}", file.display()));
-    assert!(yaml.contains("items-snapshots"), "{} names another topic", file.display());
-    let builder = Gateway::builder().config(yaml.replace("items-snapshots", topic));
+    example("items", cluster, &[("items-snapshots", topic)])
+}
+
+/// An example as it is in the repository, on free ports and with other names for its topics, because tests share a Kafka.
+///
+/// # Panics
+/// When the example is not there, or does not name these topics.
+pub fn example(name: &str, cluster: &Cluster, topics: &[(&str, &str)]) -> GatewayBuilder {
+    let file = workspace_root().join("examples").join(name).join("tidegate.yaml");
+    let mut yaml = std::fs::read_to_string(&file).unwrap_or_else(|cause| panic!("{}: {cause}", file.display()));
+    for (topic, other) in topics {
+        assert!(yaml.contains(topic), "{} does not name {topic}", file.display());
+        yaml = yaml.replace(topic, other);
+    }
+    let builder = Gateway::builder().config(yaml);
     let builder = builder.arg("--set=listeners.public.address=127.0.0.1:0").arg("--set=admin.address=127.0.0.1:0");
     match cluster {
         Cluster::Embedded => builder,

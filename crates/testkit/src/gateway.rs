@@ -298,7 +298,7 @@ fn whole(file: &mut File) -> Result<String> {
 }
 
 /// `TIDEGATE_BIN`, else the one that Cargo built beside the running test.
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("TIDEGATE_BIN") {
         Some(path) => PathBuf::from(path),
         None => target_dir()?.join("tidegate"),

@@ -17,7 +17,7 @@ mod worker;
 
 pub use balancer::Balancer;
 pub use broker::{Broker, BrokerOptions, kafka_tool};
-pub use gateway::{Exited, Gateway, GatewayBuilder};
+pub use gateway::{Exited, Gateway, GatewayBuilder, binary};
 pub use jars::KAFKA_VERSION;
 pub use place::{free_ports, left_out, poll_until, shared_kafka, target_dir, unique, without_kafka, workspace_root};
 pub use process::Process;
