@@ -171,7 +171,7 @@ pub fn first(topic: &Topic, header: &str, id: CorrelationId) -> Result<Option<La
     let clause = Clause { key: None, headers: vec![(header.to_owned(), Some(id.to_string().into_bytes()))] };
     let mut first: Option<Latest> = None;
     for (log, partition) in cache.partitions().iter().zip(0..) {
-        let Some(record) = log.newest(&clause, false)? else { continue };
+        let Some(record) = log.first(&clause)? else { continue };
         if first.as_ref().is_none_or(|f| record.timestamp_ms() < f.record.timestamp_ms()) {
             first = Some(Latest { partition, record });
         }

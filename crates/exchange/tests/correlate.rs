@@ -240,7 +240,7 @@ async fn check(gateway: &Gateway, clients: &[Client], answers: &[(u8, Bytes)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn one_request_and_the_first_reply(steps in proptest::collection::vec(step(), 1..24)) {
