@@ -92,6 +92,7 @@ async fn caches_reach_the_ends_of_transactions() {
     while cluster.ends(&topic).await.map_or(0, |ends| ends.len()) < 3 {
         assert!(began.elapsed() < PATIENCE, "the new partition is not told");
     }
+    println!("a new partition counts after {:?}", began.elapsed());
     cluster.close().await;
     assert!(cluster.ends(&topic).await.is_err());
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::ask::{Asking, OffsetOf, Offsets, Queue};
 use super::health::Health;
 use super::native::{Code, ReaderClient, serve_events};
-use super::{KafkaCluster, start_reader};
+use super::{KafkaCluster, admin, start_reader};
 use crate::{AdminError, ProduceError};
 
 /// How long the cluster may take for one answer.
@@ -86,8 +86,19 @@ impl KafkaCluster {
             start_reader(&self.admin_config, &health).and_then(Ends::start)
         };
         let ends = self.ends.get_or_init(start).as_ref().map_err(|e| AdminError::Unavailable(e.clone()))?;
+        let asking = async {
+            match ends.ask(topic, partitions, committed).await {
+                // The client may not have heard of a new partition or leader, and would not look for it soon.
+                Err(AdminError::Unavailable(_)) if !ends.is_stopped() => {
+                    let (client, name) = (Arc::clone(&ends.shared.client), topic.to_owned());
+                    self.ask(move || admin::find_topic(&client, &name)).await?;
+                    ends.ask(topic, partitions, committed).await
+                }
+                answer => answer,
+            }
+        };
         let answer = tokio::select! {
-            answer = ends.ask(topic, partitions, committed) => answer,
+            answer = asking => answer,
             () = self.reader_health.until_down() => Err(AdminError::Unavailable(self.why_down())),
         };
         if matches!(answer, Err(AdminError::UnknownTopic(_))) {
@@ -115,6 +126,10 @@ impl Ends {
         let (sender, answer) = oneshot::channel();
         self.shared.join((topic.to_owned(), committed), partitions, sender);
         answer.await.unwrap_or_else(|_| Err(AdminError::Unavailable("this gateway is stopping".to_owned())))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.shared.questions.lock().stop
     }
 
     /// How many questions the cluster was asked.

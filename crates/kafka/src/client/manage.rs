@@ -118,7 +118,7 @@ impl KafkaCluster {
     }
 
     /// Asks the cluster on a thread that may block; gives up as soon as all brokers are known to be down.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
     ) -> Result<T, AdminError> {

@@ -29,6 +29,9 @@ const WAIT: Duration = Duration::from_millis(50);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a transaction is tried again before the producer is replaced.
 const TRIES_MAX: u32 = 5;
+/// Producers of a partition, which take turns: a transaction that follows one of the same producer would have to wait until the marks
+/// of that are written, and librdkafka looks for that only every 20 ms.
+const WRITERS: usize = 2;
 /// Before the first claim that is kept. (librdkafka's `RD_KAFKA_OFFSET_BEGINNING`)
 const BEGINNING: i64 = -2;
 
@@ -45,7 +48,8 @@ pub struct Owner {
 struct Copying<'o> {
     owner: &'o Owner,
     /// `None` after a transaction that was not committed.
-    writer: Option<Writer>,
+    writers: [Option<Writer>; WRITERS],
+    turn: usize,
     /// How many the target has, as far as that was asked for.
     partitions: i32,
     sight: Sight<'o>,
@@ -72,19 +76,27 @@ impl Owner {
         let _in_use = cache.enter();
         let target = self.cluster.wanted.read().get(&options.target).cloned();
         let target = target.ok_or_else(|| format!("topic {} is not cached", options.target))?;
-        let Some(writer) = self.open()? else { return Ok(()) };
+        let writers = std::thread::scope(|scope| {
+            let opening: [_; WRITERS] = std::array::from_fn(|n| scope.spawn(move || self.open(n)));
+            opening.map(|thread| thread.join().unwrap_or_else(|_| Err("a thread has failed".to_owned())))
+        });
+        let writers: Vec<_> = writers.into_iter().collect::<Result<_, _>>()?;
+        let Ok(writers) = <[_; WRITERS]>::try_from(writers) else { return Ok(()) };
+        if writers.iter().any(Option::is_none) {
+            return Ok(());
+        }
         let sight = Sight::gain(&self.cluster, &self.shared, self.partition, &target, &self.stop)?;
         let Some(sight) = sight else { return Ok(()) };
         let from = self.committed()?;
         tracing::info!(topic = options.topic, partition = self.partition, from, "claims of this partition are copied here");
         self.shared.clear(self.partition);
-        self.read(from, &mut Copying { owner: self, writer: Some(writer), partitions: 0, sight }, backoff)
+        self.read(from, &mut Copying { owner: self, writers, turn: 0, partitions: 0, sight }, backoff)
     }
 
-    /// From now on, whoever wrote for this partition before can commit nothing. `None`: stopped.
-    fn open(&self) -> Result<Option<Writer>, String> {
+    /// From now on, the same producer of whoever had this partition before can commit nothing. `None`: stopped.
+    fn open(&self, n: usize) -> Result<Option<Writer>, String> {
         let options = &self.shared.options;
-        let id = format!("tidegate-claims.{}.{}", options.topic, self.partition);
+        let id = format!("tidegate-claims.{}.{}.{n}", options.topic, self.partition);
         // What cannot be asked is told by the writes.
         let properties = admin::topic_config(&self.cluster.asker, &options.target).unwrap_or_default();
         let limit = properties.get("max.message.bytes").and_then(|bytes| bytes.parse().ok());
@@ -252,9 +264,10 @@ impl Copying<'_> {
         next.map_err(|e| Fault::Broken(e.to_string()))?;
         let group = owner.group.group_metadata().ok_or_else(|| Fault::Aborted("no member of the group".to_owned()))?;
         let records: Vec<_> = write.iter().map(|(_, wanted)| &wanted.record).collect();
-        let writer = match self.writer.take() {
+        self.turn = (self.turn + 1) % WRITERS;
+        let writer = match self.writers[self.turn].take() {
             Some(writer) => writer,
-            None => match owner.open().map_err(Fault::Aborted)? {
+            None => match owner.open(self.turn).map_err(Fault::Aborted)? {
                 Some(writer) => writer,
                 None => return Ok(false),
             },
@@ -264,7 +277,7 @@ impl Copying<'_> {
             fault => fault,
         };
         let written = writer.write(&records, &offsets, &group).map_err(places)?;
-        self.writer = Some(writer);
+        self.writers[self.turn] = Some(writer);
         let counters = &owner.shared.counters;
         counters.transactions.fetch_add(1, Ordering::Relaxed);
         counters.copied.fetch_add(written.len() as u64, Ordering::Relaxed);
