@@ -94,7 +94,7 @@ impl Pattern {
 
     /// The values of the parameters, from those of `skeleton`. A separator is the last one that leaves a character behind it, so that
     /// there is one way to split, and whenever there is any. `None` if there is none: the path does not match.
-    pub(crate) fn values<'a>(&self, found: &matchit::Params<'_, 'a>) -> Option<[&'a str; PARAMS_MAX]> {
+    pub(crate) fn split<'a>(&self, found: &matchit::Params<'_, 'a>) -> Option<[&'a str; PARAMS_MAX]> {
         let (mut values, mut first) = ([""; PARAMS_MAX], 0);
         for ((_, value), separators) in found.iter().zip(&self.separators) {
             let mut rest = value;

@@ -240,16 +240,26 @@ impl Table {
 
     fn find<T>(&self, path: &str, headers: &HeaderMap, routes: &[(Route, T)]) -> Option<(usize, Params)> {
         let pattern = |at: usize| &routes[at].0.pattern;
-        let plain = self.tree.at(path).ok().and_then(|found| Some((*found.value, pattern(*found.value).values(&found.params)?)));
+        let plain = self.tree.at(path).ok().map(|found| (*found.value, found.params));
         let other = self
             .others
             .iter()
             .filter(|other| path.starts_with(&other.prefix))
-            .take_while(|other| plain.is_none_or(|(plain, _)| pattern(other.at).specificity <= pattern(plain).specificity))
+            .take_while(|other| {
+                plain.as_ref().is_none_or(|(plain, _)| pattern(other.at).specificity <= pattern(*plain).specificity)
+            })
             .filter(|other| routes[other.at].0.condition.headers.iter().all(|condition| holds(condition, headers)))
-            .find_map(|other| Some((other.at, pattern(other.at).values(&other.alone.at(path).ok()?.params)?)));
-        let (at, values) = other.or(plain)?;
-        Some((at, Params::new(&pattern(at).names, values.into_iter(), path.len(), ENCODED_SLASH)))
+            .find_map(|other| {
+                let found = other.alone.at(path).ok()?.params;
+                let fits = !pattern(other.at).is_split() || pattern(other.at).split(&found).is_some();
+                fits.then_some((other.at, found))
+            });
+        let (at, found) = other.or(plain)?;
+        let names = &pattern(at).names;
+        if pattern(at).is_split() {
+            return Some((at, Params::new(names, pattern(at).split(&found)?.into_iter(), path.len(), ENCODED_SLASH)));
+        }
+        Some((at, Params::new(names, found.iter().map(|(_, value)| value), path.len(), ENCODED_SLASH)))
     }
 }
 
