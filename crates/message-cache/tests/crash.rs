@@ -280,10 +280,12 @@ fn steps() -> impl Strategy<Value = (Vec<Step>, Vec<(prop::sample::Index, u64)>)
     (proptest::collection::vec(step(), 1..16), proptest::collection::vec(any::<(prop::sample::Index, u64)>(), 12))
 }
 
-/// Half of what is usual (`PROPTEST_CASES`): each case has a dozen ends, and writes files.
+/// More or less than that by `PROPTEST_CASES`, of which 256 are usual. Each case has a dozen ends.
+const CASES: u32 = 300;
+
 fn config() -> ProptestConfig {
     let usual = ProptestConfig::default();
-    ProptestConfig { cases: usual.cases.div_ceil(2), ..usual }
+    ProptestConfig { cases: (CASES * usual.cases).div_ceil(256), ..usual }
 }
 
 proptest! {

@@ -97,6 +97,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Of files in memory, where there is such a place: nothing here depends on a disk.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 struct World {
     dir: tempfile::TempDir,
     now: Arc<AtomicI64>,
@@ -125,7 +130,7 @@ impl std::fmt::Debug for Row {
 
 impl World {
     fn new(rules: Rules) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let now = Arc::new(AtomicI64::new(START_MS));
         let shared = Shared::new(rules.policy(), Clock::Manual(Arc::clone(&now)));
         let log = open(&dir.path().join("0"), &shared);
@@ -342,7 +347,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("MODEL_CASES").map_or(150, |n| n.parse().unwrap()), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: std::env::var("MODEL_CASES").map_or(1000, |n| n.parse().unwrap()), ..ProptestConfig::default() })]
 
     #[test]
     fn keeps_what_the_policy_says(rules in rules(), steps in proptest::collection::vec(step(), 1..40)) {

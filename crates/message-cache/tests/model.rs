@@ -25,6 +25,11 @@ enum Step {
     LoseIndexes,
 }
 
+/// Of files in memory, where there is such a place: nothing here depends on a disk.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let record = (0..3u8, proptest::option::weighted(0.9, 0..12u8), proptest::option::weighted(0.8, 0..400u16), any::<u16>());
     prop_oneof![
@@ -116,12 +121,12 @@ fn check(log: &PartitionLog, model: &[Row]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn serves_what_was_appended(steps in proptest::collection::vec(step(), 1..25), keep: bool) {
         let on_corruption = if keep { OnCorruption::Keep } else { OnCorruption::Refetch };
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let mut log = open(dir.path(), on_corruption);
         let mut model = Vec::new();
         for step in steps {
@@ -162,7 +167,7 @@ proptest! {
     ) {
         use std::os::unix::fs::FileExt;
         let on_corruption = if keep { OnCorruption::Keep } else { OnCorruption::Refetch };
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let mut log = open(dir.path(), on_corruption);
         let mut model = Vec::new();
         for batch in &batches {
@@ -212,7 +217,7 @@ proptest! {
 
 #[test]
 fn reset_begins_a_new_life() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let path = dir.path().join("0");
     let log = open(&path, OnCorruption::Refetch);
     let mut model = Vec::new();
@@ -238,7 +243,7 @@ fn a_key_whose_newest_record_is_corrupt_is_refused() {
     use std::os::unix::fs::FileExt;
     // What is damaged, and whether its key is still told from the others after a restart.
     for (damage, known_after_restart) in [(&b"newest"[..], true), (b"k\x01", false)] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let log = open(dir.path(), OnCorruption::Keep);
         let of = |offset, key, value| NewRecord { offset, key: Some(key), value: Some(value), ..NewRecord::default() };
         for record in [of(0, b"k\x01", b"older"), of(1, b"k\x01", b"newest"), of(2, b"k\x02", b"other")] {
