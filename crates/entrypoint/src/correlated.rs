@@ -165,12 +165,14 @@ impl ExchangeFace {
     ) -> Result<(Response<Reply>, Outcome), Problem> {
         let location = replies.location.as_ref().map(|l| (l, l.render(self, asked)));
         let mut pending = replies.correlate.expect(asked.id).await.map_err(|e| Problem::from(&e).not_written())?;
-        let acknowledged = self.write(asked, write, trail).await.map_err(|problem| match &location {
+        // The id of a key may have been replied to before this request; that of no key is new.
+        let may_be_replied = write.marks.is_some_and(|marks| marks.digest.is_some());
+        self.write(asked, write, trail).await.map_err(|problem| match &location {
             Some((_, at)) if problem.may_be_written() => problem.with("location", at.clone()),
             _ => problem,
         })?;
         let written = |e: &exchange::FetchError| Problem::from(e).written();
-        let ready = if acknowledged.repeated { pending.ready().map_err(|e| written(&e))? } else { None };
+        let ready = if may_be_replied { pending.ready().map_err(|e| written(&e))? } else { None };
         let is_async = asked.prefers.respond_async && location.is_some();
         let reply = match ready {
             Some(reply) => Some(reply),

@@ -125,7 +125,7 @@ impl Problem {
     }
 
     pub fn reply_gone() -> Self {
-        let detail = "the exchange is older than what its topics keep";
+        let detail = "the exchange is older than what its topics keep, or its request was never written";
         Self::new(StatusCode::GONE, "reply-gone", "The reply is gone", detail)
     }
 
@@ -172,6 +172,16 @@ impl Problem {
     pub fn with(mut self, name: &'static str, value: String) -> Self {
         self.members.push((name, value));
         self
+    }
+
+    /// How loud a fault of this status is told in the log: one of ours or of a worker; one of the cluster or of a limit, which
+    /// lasts and is seen in metrics; one of the client.
+    pub fn level(status: StatusCode) -> tracing::Level {
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => tracing::Level::INFO,
+            status if status.is_server_error() => tracing::Level::WARN,
+            _ => tracing::Level::DEBUG,
+        }
     }
 
     fn body(&self) -> Bytes {

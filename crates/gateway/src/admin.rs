@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use kafka::Cluster;
 
 use crate::clusters::Clusters;
+use crate::exchanges::Exchanges;
 use crate::readiness::{self, Look};
 
 #[derive(Clone)]
@@ -19,6 +20,7 @@ pub struct Admin {
 
 pub struct AdminState {
     pub clusters: Arc<Clusters>,
+    pub exchanges: Arc<Exchanges>,
     pub metrics: Arc<telemetry::Metrics>,
     pub draining: AtomicBool,
     pub version: &'static str,
@@ -58,7 +60,8 @@ impl AdminState {
     fn status(&self, code: impl FnOnce(bool) -> StatusCode) -> Response<Body> {
         let seen: Vec<_> = self.clusters.iter().map(|(name, c)| (name, matches!(c, Cluster::Embedded(_)), c.status())).collect();
         let looks: Vec<_> = seen.iter().map(|(name, embedded, status)| Look { name, embedded: *embedded, status }).collect();
-        let obstacles = readiness::obstacles(&looks, self.draining.load(Ordering::Acquire));
+        let mut obstacles = readiness::obstacles(&looks, self.draining.load(Ordering::Acquire));
+        obstacles.extend(self.exchanges.obstacles());
         let status = readiness::status(&looks, self.version, self.clusters.lock_problem(), &obstacles);
         with_type(code(obstacles.is_empty()), format!("{status:#}\n").into(), "application/json")
     }

@@ -88,6 +88,14 @@ impl Exchanges {
         once
     }
 
+    /// What keeps requests from being claimed, one sentence each.
+    pub fn obstacles(&self) -> impl Iterator<Item = String> {
+        self.claims.iter().filter_map(|(plan, claims)| {
+            let problem = claims.problem()?;
+            Some(format!("cluster {}, claims {}: {problem}", plan.cluster, plan.topic))
+        })
+    }
+
     /// Has claims that run copied, and leaves the others to other gateways.
     pub async fn close(&self) {
         for (_, claims) in &self.claims {

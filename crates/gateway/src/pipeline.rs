@@ -17,8 +17,10 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use telemetry::{RouteMetrics, TopicExchange, TopicFetch, TopicProduce};
 
+use crate::pipeline::outcome::{count_exchange, count_fetch, count_produce, limit_of, log_fault};
 use crate::pipeline::passage::Passage;
 
+mod outcome;
 mod passage;
 
 /// What the requests of one listener go through. Cloning shares it.
@@ -92,32 +94,34 @@ impl Parts {
         };
         passage.took(route);
         let params: Vec<(&str, &str)> = params.iter().collect();
-        match &route.capability {
+        let (response, outcome) = match &route.capability {
             Capability::Produce(face, metrics) => {
                 let (response, outcome) = face.answer(Request::from_parts(head, body), &params).await;
                 count_produce(metrics, outcome);
-                self.count_limit(limit_of(outcome));
-                response
+                (response, outcome)
             }
             Capability::Fetch(face, metrics) => {
                 let (response, outcome) = face.answer(&head, &params).await;
                 count_fetch(metrics, outcome);
-                response
+                (response, outcome)
             }
             Capability::Exchange(face, metrics) => {
                 let trail = passage.trail(&head.headers);
                 let (response, outcome) = face.answer(Request::from_parts(head, body), &params, trail).await;
                 count_exchange(metrics, outcome);
-                self.count_limit(limit_of(outcome));
-                response
+                (response, outcome)
             }
             Capability::FollowUp(face, metrics) => {
                 let (response, outcome) = face.follow_up(&head, &params, passage.trail(&head.headers)).await;
                 count_exchange(metrics, outcome);
-                self.count_limit(limit_of(outcome));
-                response
+                (response, outcome)
             }
+        };
+        if let Outcome::Failed(problem) = outcome {
+            self.count_limit(limit_of(problem));
+            log_fault(response.status(), problem, &route.name, passage.request_id());
         }
+        response
     }
 }
 
@@ -138,43 +142,6 @@ impl Shared {
     fn leave(&self) {
         self.metrics.http.active_requests.dec();
         self.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn count_produce(metrics: &TopicProduce, outcome: Outcome) {
-    match outcome {
-        Outcome::Failed(cause) => metrics.error(cause),
-        _ => drop(metrics.records.inc()),
-    }
-}
-
-fn count_fetch(metrics: &TopicFetch, outcome: Outcome) {
-    match outcome {
-        Outcome::Hit => drop(metrics.hit.inc()),
-        Outcome::NotModified => drop(metrics.not_modified.inc()),
-        Outcome::Miss => drop(metrics.miss.inc()),
-        Outcome::Failed("cache-behind" | "cache-filling") => drop(metrics.behind.inc()),
-        _ => {}
-    }
-}
-
-fn count_exchange(metrics: &TopicExchange, outcome: Outcome) {
-    match outcome {
-        Outcome::Replied => drop(metrics.replied.inc()),
-        Outcome::Failed(cause) => metrics.error(cause),
-        _ => drop(metrics.accepted.inc()),
-    }
-}
-
-/// The limit that a problem is about.
-fn limit_of(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Failed("body-too-large") => "body_bytes",
-        Outcome::Failed("body-too-slow" | "timed-out") => "request_timeout",
-        Outcome::Failed("queue-full") => "queue.buffering.max",
-        Outcome::Failed("too-many-pending") => "pending_max",
-        Outcome::Failed("too-many-exchanges") => "pending_exchanges",
-        _ => "",
     }
 }
 

@@ -111,8 +111,13 @@ impl Running {
         metrics.register_collector(Box::new(move |samples| collected.collect(samples)));
 
         let observer: Arc<dyn edge::Observer> = Arc::new(EdgeObserver(Arc::clone(&metrics)));
-        let admin_state =
-            Arc::new(AdminState { clusters: Arc::clone(&clusters), metrics, draining: AtomicBool::new(false), version });
+        let admin_state = Arc::new(AdminState {
+            clusters: Arc::clone(&clusters),
+            exchanges: Arc::clone(&exchanges),
+            metrics,
+            draining: AtomicBool::new(false),
+            version,
+        });
         let (drain, stop) = Drain::new();
         let (admin_drain, admin_stop) = Drain::new();
         let mut running = Self {

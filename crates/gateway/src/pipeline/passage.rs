@@ -69,6 +69,10 @@ impl<'p> Passage<'p> {
         self.route = Some(route);
     }
 
+    pub fn request_id(&self) -> &RequestId {
+        &self.request_id
+    }
+
     /// What an exchange leaves behind, with the trace that its records belong to.
     pub fn trail(&mut self, headers: &HeaderMap) -> &mut Trail {
         let traceparent = || headers.get(TRACEPARENT_HEADER).map(HeaderValue::as_bytes);
