@@ -235,7 +235,7 @@ impl Round<'_> {
 impl Output {
     fn write(&mut self) -> Result<(), LogError> {
         self.segment.append(&self.buffer)?;
-        self.tables.add_all(&self.segment, &self.entries);
+        self.tables.add_all(&self.segment, &self.entries, &self.buffer);
         self.entries.clear();
         self.buffer.clear();
         Ok(())

@@ -169,6 +169,11 @@ mod tests {
         proptest::collection::vec(clause(), 0..4).prop_map(|any| Filter { any })
     }
 
+    /// In memory, where there is such a place.
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    }
+
     /// A segment of these records with the index in memory.
     fn segment_of(dir: &std::path::Path, rows: &[Row]) -> (Segment, Tables) {
         let birth = Birth { base_offset: 0, generation: 0, capacity: 4 << 20, now_ms: 0, follows: None, durable: false };
@@ -189,7 +194,7 @@ mod tests {
             entries.push(Entry::of(&segment, at, &segment.peek(at).unwrap()));
         }
         let mut tables = Tables::default();
-        tables.add_all(&segment, &entries);
+        tables.add_all(&segment, &entries, segment.bytes_from(crate::segment::HEADER));
         (segment, tables)
     }
 
@@ -217,7 +222,7 @@ mod tests {
             max in 1..40usize,
             from: prop::sample::Index,
         ) {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = directory();
             let (segment, tables) = segment_of(dir.path(), &rows);
             index::write(&segment, &tables).unwrap();
             let disk = DiskIndex::open(&segment).unwrap();
@@ -239,7 +244,7 @@ mod tests {
         // An index is told apart from the right one, whatever record of it is missing or foreign.
         #[test]
         fn an_index_of_other_records_is_found_out(rows in proptest::collection::vec(row(), 2..60), at: prop::sample::Index) {
-            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let dirs = [directory(), directory()];
             let (segment, _) = segment_of(dirs[0].path(), &rows);
             let mut fewer = rows.clone();
             fewer.remove(at.index(rows.len()));
@@ -255,7 +260,7 @@ mod tests {
             at: prop::sample::Index,
             bit in 0..8u8,
         ) {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = directory();
             let (segment, tables) = segment_of(dir.path(), &rows);
             index::write(&segment, &tables).unwrap();
             let path = segment.path.with_extension("index");
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn no_clause_matches_nothing_and_an_empty_one_everything() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let (segment, tables) = segment_of(dir.path(), &[(None, vec![])]);
         let none = Filter { any: vec![] };
         assert_eq!(candidates(&tables, &segment, &none, At::From(0), 9).unwrap(), Some(vec![]));

@@ -2,7 +2,7 @@
 
 use crate::error::LogError;
 use crate::filter::{self, At, Filter};
-use crate::frame::{FIXED, Fixed};
+use crate::frame::{self, FIXED, Fixed};
 use crate::index::{Index, Summary};
 use crate::keymap::KeyMap;
 use crate::keytable::{self, Slot};
@@ -62,19 +62,25 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Adds the records of one write, in order. As [`Tables::add`] for each, but waits for memory once for many.
-    pub fn add_all(&mut self, segment: &Segment, entries: &[Entry]) {
+    /// Adds the records of one write, in order, `written` being its bytes. As [`Tables::add`] for each, but waits for memory once
+    /// for many, and for the mapping of what was just written not at all.
+    pub fn add_all(&mut self, segment: &Segment, entries: &[Entry], written: &[u8]) {
+        let Some(begin) = entries.first().map(|e| e.at) else { return };
         for some in entries.chunks(AHEAD) {
             let older = some.iter().filter_map(|e| self.keys.glance(e.key_hash?));
             let byte = |at: u64| segment.bytes_from(at).first().map_or(0, |b| u32::from(*b));
             // Nothing is made of what is read here: it is to be near when it is needed below.
             let touched = older.map(|at8| u64::from(at8) * 8).map(|at| byte(at) ^ byte(at + FIXED as u64));
             std::hint::black_box(touched.sum::<u32>());
-            some.iter().for_each(|entry| self.add(segment, *entry));
+            some.iter().for_each(|entry| self.add_frame(segment, *entry, &written[(entry.at - begin) as usize..]));
         }
     }
 
     pub fn add(&mut self, segment: &Segment, entry: Entry) {
+        self.add_frame(segment, entry, segment.bytes_from(entry.at));
+    }
+
+    fn add_frame(&mut self, segment: &Segment, entry: Entry, frame: &[u8]) {
         if self.sparse.last().is_none_or(|s| entry.at - s.at >= SPARSE_BYTES) {
             let time_before = self.time_max.unwrap_or(i64::MIN);
             self.sparse.push(Sparse { offset: entry.offset, time_before, at: entry.at });
@@ -84,17 +90,17 @@ impl Tables {
         self.is_unordered |= self.time_max.is_some_and(|max| entry.timestamp_ms < max);
         self.time_max = self.time_max.max(Some(entry.timestamp_ms));
         let at8 = (entry.at / 8) as u32;
-        // What was just written is read only if it must be: through the mapping, each new page costs a fault.
         if let Some(hash) = entry.key_hash {
-            let is_same_key = |older| key_at(segment, older) == key_at(segment, at8);
+            let key = || Some(&frame[frame::peek(frame).ok()?.key_range()?]);
+            let is_same_key = |older| key_at(segment, older) == key();
             if let Some(replaced) = self.keys.replace(hash, at8, is_same_key) {
                 self.terms.post(terms::of_key(hash), replaced);
             }
         }
         if entry.has_headers
-            && let Ok(fixed) = segment.peek(entry.at)
+            && let Ok(fixed) = frame::peek(frame)
         {
-            let headers = &segment.bytes_from(entry.at)[fixed.headers_range()];
+            let headers = &frame[fixed.headers_range()];
             terms::of_headers(headers, segment.salt).for_each(|term| self.terms.post(term, at8));
         }
     }

@@ -178,11 +178,15 @@ impl PartitionLog {
             let length = length_of(first)?;
             let segment = self.head_for(first.offset, frame::padded(length) as u64)?;
             let taken = self.encode(writer, &segment, records)?;
+            let is_durable = self.is_durable();
+            if is_durable {
+                segment.check_name()?;
+            }
             segment.append(&writer.buffer)?;
-            if self.is_durable() {
+            if is_durable {
                 segment.sync().map_err(|e| self.poison(&e))?;
             }
-            self.publish(&segment, &writer.entries);
+            self.publish(&segment, writer);
             records = &records[taken..];
         }
         Ok(())
@@ -284,12 +288,12 @@ impl PartitionLog {
         Ok(segment)
     }
 
-    fn publish(&self, segment: &Arc<Segment>, entries: &[Entry]) {
+    fn publish(&self, segment: &Arc<Segment>, Writer { buffer, entries }: &Writer) {
         let Some(last) = entries.last() else { return };
         {
             let mut view = self.view.write();
             if let Some(head) = &mut view.head {
-                head.tables.add_all(segment, entries);
+                head.tables.add_all(segment, entries, buffer);
                 head.visible = segment.len();
             }
         }

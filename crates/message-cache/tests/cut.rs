@@ -124,6 +124,33 @@ fn a_removed_file_is_noticed() {
     }
 }
 
+/// What is appended to a file without a name ends with the process: at most for a millisecond, and not at all where each record is
+/// fsynced before it is acknowledged.
+#[test]
+fn a_removed_head_takes_no_more() {
+    for durable in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions { durable, on_corruption: OnCorruption::Keep, ..LogOptions::default() };
+        let log = PartitionLog::open(dir.path(), options, Shared::new(Policy::default(), Clock::System)).unwrap();
+        let append = || log.append_next(&mut [NewRecord { value: Some(b"v"), ..NewRecord::default() }]);
+        append().unwrap();
+        let path = files(dir.path(), "log")[0].clone();
+        std::fs::remove_file(&path).unwrap();
+        let removed = std::time::Instant::now();
+        for n in 1.. {
+            let begun = removed.elapsed();
+            let appended = append();
+            if is_cut(&appended, &path) {
+                assert!(!durable || n == 1, "the first of a durable log is refused");
+                break;
+            }
+            appended.unwrap();
+            assert!(begun < std::time::Duration::from_millis(1), "after {begun:?}");
+        }
+        assert!(is_cut(&append(), &path), "and it stays so");
+    }
+}
+
 /// Beside a gateway whose housekeeping removes what it needs no more.
 #[test]
 fn a_reader_of_files_does_not_miss_what_its_owner_removed() {
