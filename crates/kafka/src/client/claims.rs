@@ -181,24 +181,32 @@ impl Shared {
 /// Says once, for good, that a thread is to end, and wakes it if it waits.
 #[derive(Default)]
 struct Stop {
-    is_set: Mutex<bool>,
+    since: Mutex<Option<Instant>>,
     bell: Condvar,
 }
 
+/// How long a transaction may still take to end when its thread is to end. Whoever owns the partition next ends it else.
+const END_GRACE: Duration = Duration::from_secs(3);
+
 impl Stop {
     fn set(&self) {
-        *self.is_set.lock() = true;
+        self.since.lock().get_or_insert_with(Instant::now);
         self.bell.notify_all();
     }
 
     fn is_set(&self) -> bool {
-        *self.is_set.lock()
+        self.since.lock().is_some()
+    }
+
+    /// Whether the time for what was under way is over, too.
+    fn is_over(&self) -> bool {
+        self.since.lock().is_some_and(|since| since.elapsed() > END_GRACE)
     }
 
     /// Waits that long, or less if it is set.
     fn wait(&self, time: Duration) {
         let until = Instant::now() + time;
-        let mut is_set = self.is_set.lock();
-        while !*is_set && !self.bell.wait_until(&mut is_set, until).timed_out() {}
+        let mut since = self.since.lock();
+        while since.is_none() && !self.bell.wait_until(&mut since, until).timed_out() {}
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{Claims, ClaimsOptions, ConsumeFrom, FetchStart, KafkaCluster, ProduceRecord};
+use kafka::{AdminError, Claims, ClaimsOptions, ConsumeFrom, FetchStart, KafkaCluster, ProduceRecord};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -39,6 +39,16 @@ impl Topics {
 
 /// The id and the value of every record that has an id and is committed, by partition and offset.
 pub fn read_ids(cluster: &KafkaCluster, topic: &str) -> Vec<(String, String)> {
+    let began = Instant::now();
+    loop {
+        match tokio::task::block_in_place(|| try_read_ids(cluster, topic)) {
+            Ok(all) => return all,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{topic} is not read: {error}"),
+        }
+    }
+}
+
+fn try_read_ids(cluster: &KafkaCluster, topic: &str) -> Result<Vec<(String, String)>, AdminError> {
     let mut all = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut each = |record: kafka::ConsumedRecord| {
@@ -47,9 +57,18 @@ pub fn read_ids(cluster: &KafkaCluster, topic: &str) -> Vec<(String, String)> {
         }
         ControlFlow::Continue(())
     };
-    tokio::task::block_in_place(|| cluster.consume(topic, None, ConsumeFrom::Earliest, false, &mut each)).expect("read");
+    cluster.consume(topic, None, ConsumeFrom::Earliest, false, &mut each)?;
     all.sort();
-    all.into_iter().map(|(_, _, id, value)| (id, value)).collect()
+    Ok(all.into_iter().map(|(_, _, id, value)| (id, value)).collect())
+}
+
+/// Asks until the ask is acknowledged, as a client does whose gateway cannot reach the cluster for a while.
+pub async fn submit(claims: &Claims, id: &str, record: ProduceRecord) {
+    let began = Instant::now();
+    while let Err(error) = claims.submit(id, record.clone()).await {
+        assert!(began.elapsed() < PATIENCE, "not acknowledged: {error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits until every claim that is there now is copied or skipped by one of these.
@@ -140,7 +159,7 @@ impl Seen {
         let (sender, receiver) = oneshot::channel();
         self.0.lock().insert(id.to_owned(), sender);
         let began = Instant::now();
-        claims.submit(id, topics.record("v")).await.expect("the claim is acknowledged");
+        submit(claims, id, topics.record("v")).await;
         let at = tokio::time::timeout(PATIENCE, receiver).await.expect("soon").expect("watched");
         at - began
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
@@ -33,6 +33,11 @@ const MAX_POLL_INTERVAL_MS: &str = "60000";
 const METADATA_REFRESH_MS: &str = "2000";
 /// How often the thread looks whether it is to stop; what the group says wakes it at once.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long owners may take to end; a transaction that is well under way has [`super::END_GRACE`].
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have ended.
+const LOOK: Duration = Duration::from_millis(2);
 
 pub type GroupClient = BaseConsumer<GroupContext>;
 
@@ -69,6 +74,8 @@ impl Member {
         cluster.cached(&shared.options.target, crate::FetchStart::Earliest).map_err(|e| e.to_string())?;
         let topic = shared.options.topic.as_str();
         let mut properties = client_config(&cluster.options.properties, Scope::Consumer)?;
+        // Nobody asks how these clients are.
+        properties.set("statistics.interval.ms", "0");
         let reader = start_reader(&properties, &Health::new(&cluster.options.name, "claims"))?;
         let own = [
             ("group.id", format!("tidegate-claims.{topic}").as_str()),
@@ -123,8 +130,10 @@ impl Member {
         let mut state = context.state.lock();
         let State { assigned, owners, .. } = &mut *state;
         for partition in assigned.iter() {
-            if owners.contains_key(partition) {
-                continue;
+            match owners.get(partition) {
+                Some(owner) if !owner.thread.is_finished() => continue,
+                Some(_) => tracing::error!(partition, "the thread that copies claims has failed and is begun again"),
+                None => {}
             }
             let stop = Arc::new(Stop::default());
             let owner = Owner {
@@ -163,7 +172,8 @@ struct Owning {
 }
 
 impl GroupContext {
-    /// Ends the owners of these partitions, each behind the transaction that it is at. Blocks.
+    /// Ends the owners of these partitions, each behind the transaction that it is at. Blocks, but for an owner whose call to a cluster
+    /// that is away does not return no longer than [`LEAVE_TIMEOUT`]: that one ends later, and can commit nothing by then.
     fn give_up(&self, is_lost: impl Fn(i32) -> bool) {
         let ending = {
             let mut state = self.state.lock();
@@ -174,8 +184,12 @@ impl GroupContext {
             ending
         };
         ending.values().for_each(|owner| owner.stop.set());
+        let until = Instant::now() + LEAVE_TIMEOUT;
         for (partition, owner) in ending {
-            if owner.thread.join().is_err() {
+            while !owner.thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(LOOK);
+            }
+            if owner.thread.is_finished() && owner.thread.join().is_err() {
                 tracing::error!(topic = self.shared.options.topic, partition, "the thread that copies claims has failed");
             }
             self.shared.problems.lock().remove(&partition);

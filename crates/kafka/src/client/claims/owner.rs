@@ -126,6 +126,9 @@ impl Owner {
         let mut result = Ok(());
         while result.is_ok() && !self.stop.is_set() {
             let (mut claims, fault) = self.take(&mut queue);
+            if claims.is_empty() {
+                copying.writers.iter().flatten().for_each(Writer::idle);
+            }
             result = self.check_partitions(&mut claims, copying).and_then(|()| copying.copy(&claims));
             if result.is_ok() && !claims.is_empty() {
                 backoff.reset();

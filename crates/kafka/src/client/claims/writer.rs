@@ -1,6 +1,7 @@
 //! The transactional producer of one partition of claims. Its `transactional.id` is that of the partition, so the next owner's
 //! [`Writer::open`] ends what this one had begun, and from then on it can commit nothing. (KIP-98, KIP-447)
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,12 @@ const SERVE: Duration = Duration::from_millis(100);
 /// How long one wait for deliveries lasts: librdkafka's wrapper waits it out, whatever comes.
 const POLL: Duration = Duration::from_millis(1);
 
+/// The most events that are served at a time.
+const EVENTS_MAX: usize = 8;
+
 pub struct Writer {
     producer: BaseProducer<WriterContext>,
+    stop: Arc<Stop>,
 }
 
 /// Why a transaction was not committed. Of what was sent before, librdkafka leaves a gap in its sequence numbers that the cluster
@@ -55,7 +60,7 @@ impl Writer {
     ///
     /// # Errors
     /// Why the cluster lets us have no transactions.
-    pub fn open(cluster: &KafkaCluster, id: &str, batch_bytes: Option<u64>, stop: &Stop) -> Result<Option<Self>, String> {
+    pub fn open(cluster: &KafkaCluster, id: &str, batch_bytes: Option<u64>, stop: &Arc<Stop>) -> Result<Option<Self>, String> {
         let mut properties = client_config(&cluster.options.properties, Scope::Producer)?;
         let millis = |time: Duration| time.as_millis().to_string();
         properties.set("transactional.id", id).set("enable.idempotence", "true").set("acks", "all");
@@ -63,6 +68,8 @@ impl Writer {
         properties.set("delivery.timeout.ms", millis(DELIVERY_TIMEOUT));
         properties.set("retry.backoff.ms", RETRY_BACKOFF_MS);
         properties.remove("max.in.flight");
+        // Nobody asks how this client is.
+        properties.set("statistics.interval.ms", "0");
         // The topic's limit holds for whole batches.
         if let Some(bytes) = batch_bytes {
             let own = properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(1_000_000);
@@ -74,7 +81,7 @@ impl Writer {
         let began = Instant::now();
         loop {
             match producer.init_transactions(SLICE) {
-                Ok(()) => return Ok(Some(Self { producer })),
+                Ok(()) => return Ok(Some(Self { producer, stop: Arc::clone(stop) })),
                 Err(_) if stop.is_set() => return Ok(None),
                 Err(error) if is_retriable(&error) && began.elapsed() < 2 * TRANSACTION_TIMEOUT => {}
                 Err(error) => return Err(format!("no transactions as {id}: {error}")),
@@ -103,13 +110,13 @@ impl Writer {
             }
             sent.push(Sent { record, receiver, outcome: None });
         }
-        let noted = until(deadline, || self.producer.send_offsets_to_transaction(offsets, group, SLICE));
+        let noted = self.until(deadline, || self.producer.send_offsets_to_transaction(offsets, group, SLICE));
         if let Err(error) = noted {
             return Err(self.fail(&error, &mut sent));
         }
         // Behind one that failed, the others wait for the transaction to be ended.
         let has_failed = |sent: &[Sent<'_>]| sent.iter().any(|one| matches!(one.outcome, Some(Err(_))));
-        while !self.serve(&mut sent, POLL) && !has_failed(&sent) && Instant::now() < deadline {}
+        while !self.serve(&mut sent, POLL) && !has_failed(&sent) && Instant::now() < deadline && !self.stop.is_over() {}
         if sent.iter().any(|sent| !matches!(sent.outcome, Some(Ok(_)))) {
             return Err(self.abort(fault(&sent, "records were not delivered")));
         }
@@ -118,7 +125,7 @@ impl Writer {
             self.producer.poll(Duration::ZERO);
             committed
         };
-        match until(deadline + TRANSACTION_TIMEOUT, commit) {
+        match self.until(deadline + TRANSACTION_TIMEOUT, commit) {
             Ok(()) => Ok(sent.into_iter().filter_map(|sent| sent.outcome?.ok()).collect()),
             Err(error) => Err(self.fail(&error, &mut sent)),
         }
@@ -138,6 +145,23 @@ impl Writer {
             }
         }
         sent.iter().all(|one| one.outcome.is_some())
+    }
+
+    /// Serves what the producer has to say while there is nothing to write; it would else pile up.
+    pub fn idle(&self) {
+        for _ in 0..EVENTS_MAX {
+            self.producer.poll(Duration::ZERO);
+        }
+    }
+
+    /// Calls until it is done, or fails for good: what librdkafka says is retriable goes on where it was.
+    fn until(&self, deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+        loop {
+            match call() {
+                Err(error) if is_retriable(&error) && Instant::now() < deadline && !self.stop.is_over() => {}
+                result => return result,
+            }
+        }
     }
 
     /// Ends a transaction that met an error. A record that was refused is the cause, if there is one.
@@ -160,7 +184,7 @@ impl Writer {
             self.producer.poll(POLL);
             aborted
         };
-        match until(deadline, abort) {
+        match self.until(deadline, abort) {
             Ok(()) => why,
             Err(error) => Fault::Broken(error.to_string()),
         }
@@ -199,14 +223,4 @@ fn is_retriable(error: &KafkaError) -> bool {
     matches!(error, KafkaError::Transaction(cause) if cause.is_retriable() && !cause.is_fatal())
         // The wrapper's own, before it calls: deliveries have not been served yet.
         || matches!(error, KafkaError::Flush(rdkafka::error::RDKafkaErrorCode::OperationTimedOut))
-}
-
-/// Calls until it is done, or fails for good: what librdkafka says is retriable goes on where it was.
-fn until(deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
-    loop {
-        match call() {
-            Err(error) if is_retriable(&error) && Instant::now() < deadline => {}
-            result => return result,
-        }
-    }
 }
