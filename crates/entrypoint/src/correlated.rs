@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, LOCATION, RETRY
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use template::Scope;
 
 use crate::body;
@@ -64,6 +64,7 @@ pub struct Location {
 }
 
 pub enum LocationPiece {
+    /// Decoded.
     Text(String),
     /// A parameter of the path, encoded again.
     Param(String),
@@ -92,6 +93,24 @@ pub struct Step {
 
 /// Characters of a parameter that can stand in a path segment as they are (RFC 3986 section 2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What a text cannot have as it is, for all that it may be several segments (RFC 3986 section 3.3).
+const PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// An exchange route as HTTP.
 pub struct ExchangeFace {
@@ -128,8 +147,8 @@ impl ExchangeFace {
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let (head, body) = request.into_parts();
-        let _permits = self.options.replies.as_ref().map(Replies::enter).transpose()?;
         let body = body::collect(&head.headers, body, self.options.body_bytes_max, self.options.timeout).await?;
+        let _permits = self.options.replies.as_ref().map(Replies::enter).transpose()?;
         let began = Instant::now();
         let (scope, identity, marks) = self.options.identify.identify(&head, params, &body)?;
         let (scope, marks) = match marks {
@@ -326,7 +345,7 @@ impl Location {
         let mut out = String::new();
         for piece in &self.pieces {
             match piece {
-                LocationPiece::Text(text) => out.push_str(text),
+                LocationPiece::Text(text) => out.extend(utf8_percent_encode(text, PATH)),
                 LocationPiece::Param(name) => {
                     let value = asked.scope.param(name).unwrap_or_default();
                     out.extend(utf8_percent_encode(&value, SEGMENT));

@@ -52,14 +52,14 @@ impl Identify {
     ) -> Result<(RequestScope<'a>, String, Option<Marks>), Problem> {
         let scope = RequestScope::new(head, params);
         let Some(idempotency) = &self.idempotency else {
-            let identity = self.identity(&scope)?;
+            let identity = self.identity(&scope).map_err(Problem::not_written)?;
             return Ok((scope, identity, None));
         };
         let scope = match &idempotency.source {
             KeySource::Header { name, .. } => scope.with_idempotency_header(name.as_str()),
             KeySource::Template(_) => scope,
         };
-        let identity = self.identity(&scope)?;
+        let identity = self.identity(&scope).map_err(Problem::not_written)?;
         let Some(key) = idempotency.key(&scope)? else { return Ok((scope, identity, None)) };
         let id = CorrelationId::of_key(&self.topic, &identity, &key);
         let digest = Some(idempotency.digest(head, body));
@@ -70,7 +70,7 @@ impl Identify {
 impl Idempotency {
     fn key(&self, scope: &RequestScope<'_>) -> Result<Option<String>, Problem> {
         let key = match &self.source {
-            KeySource::Template(template) => template.render(scope).map_err(|e| Problem::from(&e))?.into_owned(),
+            KeySource::Template(template) => template.render(scope).map_err(|e| Problem::from(&e).not_written())?.into_owned(),
             KeySource::Header { name, required } => {
                 let mut given = scope.head().headers.get_all(name).into_iter();
                 match (given.next(), given.next()) {

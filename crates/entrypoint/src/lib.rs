@@ -15,6 +15,7 @@ mod produce;
 mod reply;
 mod scope;
 
+pub use conditional::Required;
 pub use correlated::{ExchangeFace, ExchangeFaceOptions, Location, LocationPiece, Pseudo, Replies, Step, TOKEN_PARAM, Trail};
 pub use fetch::{FetchFace, FetchFaceOptions};
 pub use headers::is_hop_by_hop;

@@ -59,9 +59,14 @@ impl Correlate {
     /// # Errors
     /// When the topic of replies cannot be read now.
     pub async fn expect(&self, id: CorrelationId) -> Result<Pending<'_>, FetchError> {
-        self.replies.topic().cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
+        let topic = self.replies.topic();
+        let cache = topic.cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
+        // Missing, or not known yet: a request that is written now would have no reply.
+        if cache.partitions().is_empty() {
+            return Err(FetchError::Filling { topic: topic.name().to_owned() });
+        }
         let ready = tokio::time::timeout(self.patience, self.replies.ready()).await;
-        ready.map_err(|_| FetchError::Unavailable(format!("topic {} is not read yet", self.replies.topic().name())))?;
+        ready.map_err(|_| FetchError::Unavailable(format!("topic {} is not read yet", topic.name())))?;
         Ok(Pending { correlate: self, id, awaited: self.replies.await_id(id) })
     }
 

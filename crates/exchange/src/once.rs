@@ -7,8 +7,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka::{Claims, Cluster, Condition, ProduceError, ProduceRecord, Produced};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -22,6 +24,10 @@ use crate::watch::{Watch, first};
 pub const DIGEST_HEADER: &str = "tidegate-request-digest";
 /// How long a claim may take to become a record: an owner that died has to be missed, and another to begin.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
+/// Most bytes of records that are being written, in one topic: those of clients that have gone count, too.
+const RUNNING_BYTES_MAX: u64 = 64 << 20;
+/// What a record that is being written takes beside its bytes, about.
+const RUNNING_BYTES_EACH: u64 = 1024;
 
 /// Who decides which of two requests with one key is the first.
 pub enum Decide {
@@ -39,6 +45,7 @@ pub struct Once {
     decide: Decide,
     patience: Duration,
     running: Mutex<HashMap<CorrelationId, Running>>,
+    running_bytes: AtomicU64,
     counts: Mutex<OnceStats>,
 }
 
@@ -92,6 +99,7 @@ impl Once {
             decide,
             patience,
             running: Mutex::default(),
+            running_bytes: AtomicU64::new(0),
             counts: Mutex::default(),
         })
     }
@@ -132,7 +140,7 @@ impl Once {
         record: ProduceRecord,
         condition: Option<Condition>,
     ) -> Outcome {
-        let (mut outcome, joined) = match self.join_or_lead(id, digest)? {
+        let (mut outcome, joined) = match self.join_or_lead(id, digest, bytes_of(&record))? {
             Role::Joins(outcome) => (outcome, true),
             Role::Leads(lead, outcome) => {
                 let once = Arc::clone(self);
@@ -148,14 +156,19 @@ impl Once {
         outcome.map(|written| Written { repeated: written.repeated || joined, ..written })
     }
 
-    fn join_or_lead(self: &Arc<Self>, id: CorrelationId, digest: RequestDigest) -> Result<Role, OnceError> {
+    fn join_or_lead(self: &Arc<Self>, id: CorrelationId, digest: RequestDigest, bytes: u64) -> Result<Role, OnceError> {
         let mut running = self.running.lock();
         if let Some(other) = running.get(&id) {
             return if other.digest == digest { Ok(Role::Joins(other.outcome.clone())) } else { Err(OnceError::Conflict) };
         }
+        // Under the lock, so that two cannot take the last bytes; one alone may always.
+        if self.running_bytes.load(Ordering::Relaxed) + bytes > RUNNING_BYTES_MAX && !running.is_empty() {
+            return Err(ProduceError::QueueFull.into());
+        }
+        self.running_bytes.fetch_add(bytes, Ordering::Relaxed);
         let (tell, outcome) = watch::channel(None);
         running.insert(id, Running { digest, outcome: outcome.clone() });
-        Ok(Role::Leads(Lead { once: Arc::clone(self), id, tell }, outcome))
+        Ok(Role::Leads(Lead { once: Arc::clone(self), id, bytes, tell }, outcome))
     }
 
     async fn lead(
@@ -218,6 +231,7 @@ enum Role {
 struct Lead {
     once: Arc<Once>,
     id: CorrelationId,
+    bytes: u64,
     tell: watch::Sender<Option<Outcome>>,
 }
 
@@ -231,5 +245,12 @@ impl Drop for Lead {
     fn drop(&mut self) {
         // What was acknowledged is seen by every look from now on.
         self.once.running.lock().remove(&self.id);
+        self.once.running_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
+}
+
+fn bytes_of(record: &ProduceRecord) -> u64 {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + length(value)).sum();
+    (length(&record.key) + length(&record.value) + headers) as u64 + RUNNING_BYTES_EACH
 }
