@@ -31,12 +31,14 @@ const PRODUCER: [(&str, &str); 6] = [
 ];
 
 /// Records that were fetched and wait to be appended: at most 16 MiB, and the fetch that is under way. When that is
-/// full, librdkafka looks again after `fetch.queue.backoff.ms`, during which a fast reader must not run dry.
-const CONSUMER: [(&str, &str); 5] = [
+/// full, librdkafka looks again after `fetch.queue.backoff.ms`, during which a fast reader must not run dry. Where a topic ends with
+/// the mark of a transaction, only an empty fetch tells, which takes `fetch.wait.max.ms`.
+const CONSUMER: [(&str, &str); 6] = [
     ("isolation.level", "read_committed"),
     ("queued.max.messages.kbytes", "16384"),
     ("queued.min.messages", "200000"),
     ("fetch.queue.backoff.ms", "5"),
+    ("fetch.wait.max.ms", "100"),
     ("topic.metadata.propagation.max.ms", "0"),
 ];
 
