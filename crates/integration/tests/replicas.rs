@@ -16,8 +16,8 @@ use testkit::{
 use load::{Care, Load, Tally, random, right};
 
 const REPLICAS: usize = 3;
-/// Clients at a time.
-const CLIENTS: usize = 48;
+/// Clients at a time. `TIDEGATE_CLIENTS` overrides it.
+const CLIENTS: u64 = 48;
 /// `TIDEGATE_REQUESTS` overrides it (`cargo xtask soak exchanges`).
 const REQUESTS: u64 = 2_000;
 /// Of each of the runs without faults.
@@ -240,21 +240,24 @@ fn events(requests: u64, seed: u64) -> Vec<(u64, Event)> {
 }
 
 /// A few lines for whoever runs the soak.
-fn report(what: &str, tally: &Tally, time: Duration) {
-    println!("{what}: {} requests in {:.1} s", tally.latencies.len(), time.as_secs_f64());
+fn report(what: &str, tally: &Tally, began: Instant) {
+    println!("{what}: {} requests in {:.1} s", tally.latencies.len(), began.elapsed().as_secs_f64());
+    let (at, silence) = tally.silence(began);
+    println!("  longest time without any answer: {silence:.1?}, from {at:.1?} on");
     println!("  worker at once: {}\n  worker late: {}", tally.quantiles(false), tally.quantiles(true));
     println!("  made: {:?}\n  asked again after: {:?}", tally.ways, tally.retries);
 }
 
 /// All clients, until they have asked for all; meanwhile, what happens.
-fn run(load: &Load, meanwhile: impl FnOnce()) -> (Tally, Duration) {
-    let began = Instant::now();
+fn run(load: &Load, what: &str, meanwhile: impl FnOnce(Instant)) -> Tally {
+    let (began, clients) = (Instant::now(), number("TIDEGATE_CLIENTS", CLIENTS));
     let tally = thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| load.run())).collect();
-        meanwhile();
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(|| load.run())).collect();
+        meanwhile(began);
         clients.into_iter().map(|client| client.join().expect("no panic")).fold(Tally::default(), Tally::add)
     });
-    (tally, began.elapsed())
+    report(what, &tally, began);
+    tally
 }
 
 fn seed() -> u64 {
@@ -275,14 +278,14 @@ fn whatever_dies_each_key_is_written_once_and_answered_right() {
     let balancer = Balancer::start(bed.addresses()).expect("a balancer");
     let load = Load::new(vec![balancer.address()], 0..requests, seed);
     let events = events(requests, seed);
-    let (tally, time) = run(&load, || {
+    let tally = run(&load, "exactly-once, with kills", |began| {
         for (at, event) in &events {
             poll_until(PROGRESS_WITHIN, || (load.done() >= *at).then_some(())).expect("requests are answered");
-            println!("{event:?} behind {} answers", load.done());
+            let (at, answered) = (began.elapsed(), load.done());
             bed.happens(*event, &load, &balancer, &mut broker);
+            println!("  behind {answered} answers, from {at:.1?} to {:.1?}: {event:?}", began.elapsed());
         }
     });
-    report("exactly-once, with kills", &tally, time);
     let doubled = bed.verify(&tally, requests);
     assert!(doubled.is_empty(), "written more than once: {doubled:?}");
     assert!(!tally.retries.is_empty(), "nothing that happened was noticed");
@@ -297,13 +300,11 @@ fn by_looking_at_the_log_one_replica_writes_nothing_twice() {
     let mut bed = Bed::start(&servers, "local-and-log", CALM_TIMEOUT, seed);
     // Each request to one replica, as often as it is made.
     let load = Load::new(bed.addresses(), 0..CALM_REQUESTS, seed);
-    let (first, time) = run(&load, || {});
-    report("local-and-log, retries at the same replica", &first, time);
+    let first = run(&load, "local-and-log, retries at the same replica", |_| {});
     // Then at any: two that are asked at the same moment may both write, which only shows that this load finds such a window.
     let balancer = Balancer::start(bed.addresses()).expect("a balancer");
     let load = Load::new(vec![balancer.address()], CALM_REQUESTS..2 * CALM_REQUESTS, seed);
-    let (second, time) = run(&load, || {});
-    report("local-and-log, retries at any replica", &second, time);
+    let second = run(&load, "local-and-log, retries at any replica", |_| {});
     bed.counts();
     let doubled = bed.verify(&first.add(second), 2 * CALM_REQUESTS);
     let (same, any): (Vec<u64>, Vec<u64>) = doubled.into_iter().partition(|n| *n < CALM_REQUESTS);

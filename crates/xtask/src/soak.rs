@@ -36,6 +36,17 @@ pub enum Soak {
         #[arg(long, default_value_t = 2000)]
         readers: u64,
     },
+    /// Three replicas behind a balancer, on one real Kafka: requests that are made again elsewhere, replicas that are killed with
+    /// SIGKILL, a broker that is restarted twice; each key written once, each answer right.
+    Exchanges {
+        #[arg(long, default_value_t = 100_000)]
+        requests: u64,
+        #[arg(long, default_value_t = 128)]
+        clients: u64,
+        /// What happens when, and who asks how; by default another one each time, which is printed.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 pub fn soak(soak: &Soak) -> Result<ExitCode> {
@@ -43,19 +54,36 @@ pub fn soak(soak: &Soak) -> Result<ExitCode> {
         Soak::Kill { rounds } => kill(rounds)?,
         Soak::Model { minutes } => model(Duration::from_secs(minutes * 60))?,
         Soak::Readers { records, keys, readers } => self::readers(records, keys, readers)?,
+        Soak::Exchanges { requests, clients, seed } => exchanges(requests, clients, seed)?,
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn kill(rounds: u32) -> Result<bool> {
-    build(&["--release", "--package", "tidegate", "--bins"])?;
-    let mut command = cargo();
-    command.args(["test", "--release", "--quiet", "--package", "integration", "--test", "crash", "--", "--nocapture", "kill"]);
+    let mut command = of_the_whole("crash", "kill")?;
     // Two tests share the rounds.
-    command.env("TIDEGATE_BIN", output("release")?.join("tidegate")).env("TIDEGATE_KILL_ROUNDS", rounds.div_ceil(2).to_string());
-    let passed = command.status()?.success();
+    let passed = command.env("TIDEGATE_KILL_ROUNDS", rounds.div_ceil(2).to_string()).status()?.success();
     println!("{rounds} rounds: {}", if passed { "0 lost, 0 doubled, 0 wrong" } else { "FAILED" });
     Ok(passed)
+}
+
+fn exchanges(requests: u64, clients: u64, seed: Option<u64>) -> Result<bool> {
+    let mut command = of_the_whole("replicas", "whatever_dies")?;
+    command.env("TIDEGATE_REQUESTS", requests.to_string()).env("TIDEGATE_CLIENTS", clients.to_string());
+    command.envs(seed.map(|seed| ("TIDEGATE_SEED", seed.to_string())));
+    // It starts a broker of its own, and must not be told to do without.
+    let passed = command.env_remove("TIDEGATE_NO_KAFKA").status()?.success();
+    println!("{requests} requests: {}", if passed { "each written once and answered right" } else { "FAILED" });
+    Ok(passed)
+}
+
+/// Tests of the whole system, on the binary as users get it.
+fn of_the_whole(tests: &str, filter: &str) -> Result<Command> {
+    build(&["--release", "--package", "tidegate", "--bins"])?;
+    let mut command = cargo();
+    command.args(["test", "--release", "--quiet", "--package", "integration", "--test", tests, "--", "--nocapture", filter]);
+    command.env("TIDEGATE_BIN", output("release")?.join("tidegate"));
+    Ok(command)
 }
 
 fn model(time: Duration) -> Result<bool> {

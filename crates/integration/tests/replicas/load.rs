@@ -30,6 +30,8 @@ pub struct Load {
 pub struct Tally {
     /// From the first byte to the right answer, and whether the worker took its time on purpose.
     pub latencies: Vec<(Duration, bool)>,
+    /// When requests were over.
+    pub ends: Vec<Instant>,
     /// Answers that made a client come again, by what was said.
     pub retries: BTreeMap<String, u64>,
     /// How requests were made.
@@ -119,6 +121,7 @@ impl Load {
             if let Err(fault) = one.ask() {
                 tally.faults.push(format!("request {n}, {:?} after {:?}: {fault}", Care::of(self.seed, n), began.elapsed()));
             }
+            tally.ends.push(Instant::now());
             tally.latencies.push((began.elapsed(), matches!(Care::of(self.seed, n), Care::Late | Care::TooLate)));
             self.done.fetch_add(1, Ordering::Relaxed);
         }
@@ -128,10 +131,19 @@ impl Load {
 impl Tally {
     pub fn add(mut self, other: Self) -> Self {
         self.latencies.extend(other.latencies);
+        self.ends.extend(other.ends);
         self.faults.extend(other.faults);
         other.retries.into_iter().for_each(|(why, count)| *self.retries.entry(why).or_default() += count);
         other.ways.into_iter().for_each(|(way, count)| *self.ways.entry(way).or_default() += count);
         self
+    }
+
+    /// The longest time in which no client was done: when it began, and how long it was.
+    pub fn silence(&self, began: Instant) -> (Duration, Duration) {
+        let mut ends: Vec<Instant> = std::iter::once(began).chain(self.ends.iter().copied()).collect();
+        ends.sort_unstable();
+        let gaps = ends.windows(2).map(|pair| (pair[0] - began, pair[1] - pair[0]));
+        gaps.max_by_key(|(_, gap)| *gap).unwrap_or_default()
     }
 
     /// Quantiles in milliseconds, of those whose worker did (not) take its time.
