@@ -1,9 +1,11 @@
 //! What the whole-system tests in `tests/` share: the two kinds of cluster, and the configurations they run.
 
+mod exchanges;
 mod worker;
 
 use testkit::{Gateway, GatewayBuilder, shared_kafka, unique, workspace_root};
 
+pub use exchanges::{Bed, CORRELATION_ID, DO, Exchanges, SOON};
 pub use worker::{KafkaWorker, Worker};
 
 /// What is behind the gateway.
