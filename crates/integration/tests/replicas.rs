@@ -27,9 +27,7 @@ const CALM_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests from one kill to the next, but not more kills than that in a run of `REQUESTS`.
 const REQUESTS_PER_KILL: u64 = 4_000;
 const KILLS_MIN: u64 = 2;
-/// Requests that are to be answered before a dead gateway may come back; with the others, some are.
-const MISSED: u64 = 50;
-/// For that many, while the partitions of the dead one find another owner.
+/// The longest that a dead gateway is away, however few the others answer: its partitions find other owners meanwhile.
 const MISSED_WITHIN: Duration = Duration::from_secs(8);
 /// From one event to the next: no request takes longer than its deadline, so this is for a machine that stands still.
 const PROGRESS_WITHIN: Duration = Duration::from_secs(600);
@@ -50,9 +48,9 @@ struct Bed {
 /// What happens once so many requests have been answered.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    /// SIGKILL for these replicas; and whether they come back at once.
-    Kill { first: usize, count: usize, at_once: bool },
-    /// Of the broker; and whether it was told to end before.
+    /// SIGKILL for these replicas, and how many requests the others answer before they come back.
+    Kill { first: usize, count: usize, missed: u64 },
+    /// Of the broker, and whether it was told to end before.
     Restart { in_order: bool },
 }
 
@@ -89,15 +87,13 @@ impl Bed {
                 }
                 broker.restart().expect("the broker starts again");
             }
-            Event::Kill { first, count, at_once } => {
+            Event::Kill { first, count, missed } => {
                 let killed: Vec<usize> = (first..first + count).map(|n| n % REPLICAS).collect();
                 self.count(&killed);
                 killed.iter().for_each(|n| self.gateways[*n].kill9());
-                if !at_once {
-                    let until = load.done() + MISSED;
-                    // Or until it has been missed long enough.
-                    poll_until(MISSED_WITHIN, || (load.done() >= until.min(load.requests.end)).then_some(()));
-                }
+                let until = (load.done() + missed).min(load.requests.end);
+                // Or until it has been missed long enough.
+                poll_until(MISSED_WITHIN, || (load.done() >= until).then_some(()));
                 killed.iter().for_each(|n| self.gateways[*n].restart().expect("a gateway starts after SIGKILL"));
                 balancer.set(self.addresses());
             }
@@ -225,10 +221,11 @@ fn number(name: &str, otherwise: u64) -> u64 {
 fn events(requests: u64, seed: u64) -> Vec<(u64, Event)> {
     let kills = (requests / REQUESTS_PER_KILL).max(KILLS_MIN);
     let kill = |n: u64| {
-        let of = |what: u64| random(seed, n, what) as usize;
-        let at = (n + 1) * requests / (kills + 1) + of(3) as u64 % (requests / (kills + 1) / 2).max(1);
-        let count = if of(4) % 4 == 0 { 2 } else { 1 };
-        (at, Event::Kill { first: of(5) % REPLICAS, count, at_once: of(6).is_multiple_of(2) })
+        let (of, apart) = (|what: u64| random(seed, n, what), requests / (kills + 1));
+        let at = (n + 1) * apart + of(3) % (apart / 2).max(1);
+        let count = if of(4).is_multiple_of(4) { 2 } else { 1 };
+        let missed = if of(5).is_multiple_of(2) { 0 } else { of(6) % (apart / 2).max(1) };
+        (at, Event::Kill { first: of(7) as usize % REPLICAS, count, missed })
     };
     let mut events: Vec<_> = (0..kills).map(kill).collect();
     events.push((requests / 3, Event::Restart { in_order: true }));
