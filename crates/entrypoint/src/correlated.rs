@@ -50,8 +50,8 @@ pub struct Replies {
     pub location: Option<Location>,
     /// Most that `Prefer: wait` is given at the location.
     pub wait_max: Duration,
-    /// Exchanges of this route that wait.
-    pub pending: Arc<Quota>,
+    /// Exchanges of this route that wait, where they have a bound of their own.
+    pub pending: Option<Arc<Quota>>,
     /// Exchanges of all routes that wait.
     pub pending_in_all: Arc<Quota>,
 }
@@ -160,11 +160,14 @@ impl ExchangeFace {
         };
         let write =
             Write { value: Some(body), headers: self.record_headers(&head, trail), marks: Some(marks), precondition: None };
-        let asked = Asked { scope: &scope, identity: &identity, id: marks.id, prefers: Preferences::parse(&head.headers), began };
+        let prefers = Preferences::parse(&head.headers);
+        // Nobody waits where nobody replies.
+        let wait = prefers.wait.filter(|_| self.options.replies.is_some()).map(|wait| wait.min(self.options.timeout));
+        let asked = Asked { scope: &scope, identity: &identity, id: marks.id, respond_async: prefers.respond_async, wait, began };
         match &self.options.replies {
             None => {
                 let acknowledged = self.write(&asked, write, trail).await?;
-                let respond_async = asked.prefers.respond_async;
+                let respond_async = asked.respond_async;
                 let status = if respond_async { StatusCode::ACCEPTED } else { StatusCode::NO_CONTENT };
                 let mut response = asked.accepted(status, respond_async);
                 let cursor = acknowledged.cursor.and_then(|cursor| HeaderValue::try_from(cursor.encode()).ok());
@@ -192,12 +195,14 @@ impl ExchangeFace {
         })?;
         let written = |e: &exchange::FetchError| Problem::from(e).written();
         let ready = if may_be_replied { pending.ready().map_err(|e| written(&e))? } else { None };
-        let is_async = asked.prefers.respond_async && location.is_some();
+        let is_async = asked.respond_async && location.is_some();
         let reply = match ready {
             Some(reply) => Some(reply),
             None => pending.reply(self.wait(asked, is_async)).await.map_err(|e| written(&e))?,
         };
-        drop(pending);
+        if is_async {
+            pending.leave();
+        }
         match (reply, location) {
             (Some(reply), _) => {
                 trail.reply = Some(asked.step(reply.partition, reply.record.offset()));
@@ -222,8 +227,8 @@ impl ExchangeFace {
 
     /// What is left for the reply.
     fn wait(&self, asked: &Asked<'_>, is_async: bool) -> Duration {
-        let wished = asked.prefers.wait.unwrap_or(if is_async { Duration::ZERO } else { self.options.timeout });
-        wished.min(self.options.timeout).saturating_sub(asked.began.elapsed())
+        let wished = asked.wait.unwrap_or(if is_async { Duration::ZERO } else { self.options.timeout });
+        wished.saturating_sub(asked.began.elapsed())
     }
 
     async fn write(&self, asked: &Asked<'_>, write: Write, trail: &mut Trail) -> Result<Acknowledged, Problem> {
@@ -272,7 +277,8 @@ impl ExchangeFace {
         let prefers = Preferences::parse(&head.headers);
         let wait = prefers.wait.unwrap_or_default().min(replies.wait_max);
         let _permits = if wait.is_zero() { None } else { Some(replies.enter()?) };
-        let asked = Asked { scope: &scope, identity: &identity, id, prefers, began };
+        let asked =
+            Asked { scope: &scope, identity: &identity, id, respond_async: false, wait: prefers.wait.map(|_| wait), began };
         let (mut response, outcome) = match replies.correlate.progress(id, wait).await.map_err(|e| Problem::from(&e))? {
             Progress::Replied(reply) => {
                 trail.reply = Some(asked.step(reply.partition, reply.record.offset()));
@@ -292,8 +298,9 @@ impl ExchangeFace {
 }
 
 impl Replies {
-    fn enter(&self) -> Result<(Permit, Permit), Problem> {
-        let of_route = self.pending.enter().ok_or_else(|| Problem::too_many_pending(self.pending.max()))?;
+    fn enter(&self) -> Result<(Option<Permit>, Permit), Problem> {
+        let of_route = |quota: &Arc<Quota>| quota.enter().ok_or_else(|| Problem::too_many_pending(quota.max()));
+        let of_route = self.pending.as_ref().map(of_route).transpose()?;
         let in_all = self.pending_in_all.enter().ok_or_else(|| Problem::too_many_exchanges(self.pending_in_all.max()))?;
         Ok((of_route, in_all))
     }
@@ -308,7 +315,9 @@ struct Asked<'a> {
     scope: &'a RequestScope<'a>,
     identity: &'a str,
     id: CorrelationId,
-    prefers: Preferences,
+    respond_async: bool,
+    /// How long it wants to wait, as far as it may.
+    wait: Option<Duration>,
     began: Instant,
 }
 
@@ -327,7 +336,7 @@ impl Asked<'_> {
 
     /// Which preferences counted (RFC 7240 section 3).
     fn applied(&self, response: &mut Response<Reply>, respond_async: bool) {
-        let wait = self.prefers.wait.map(|w| format!("wait={}", w.as_secs()));
+        let wait = self.wait.map(|w| format!("wait={}", w.as_secs()));
         let applied = match (respond_async, wait) {
             (true, Some(wait)) => format!("respond-async, {wait}"),
             (true, None) => "respond-async".to_owned(),

@@ -243,7 +243,7 @@ impl From<&ProduceFault> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "unknown-topic", "There is no such topic", fault.to_string())
             }
             ProduceFault::Cluster(e) => Self::from(e),
-            ProduceFault::NotCached(_) => {
+            ProduceFault::NotCached(_) | ProduceFault::NoKey => {
                 let title = "Conditions cannot be looked at here";
                 Self::new(StatusCode::BAD_REQUEST, "precondition-unsupported", title, fault.to_string())
             }

@@ -88,7 +88,9 @@ impl Correlate {
         if policy.is_expired(requested_ms, now_ms()) {
             return Ok(Progress::Gone);
         }
-        Ok(pending.reply(wait).await?.map_or(Progress::Pending, Progress::Replied))
+        let reply = pending.reply(wait).await?;
+        pending.leave();
+        Ok(reply.map_or(Progress::Pending, Progress::Replied))
     }
 
     /// When the request was written, in ms since the epoch; `None` when its topic does not have it (any more).
@@ -118,6 +120,11 @@ impl Pending<'_> {
     /// The reply that is there already.
     pub fn ready(&self) -> Result<Option<Latest>, FetchError> {
         self.correlate.replies.first(self.id)
+    }
+
+    /// Leaves without giving up: whoever asked is to come again.
+    pub fn leave(self) {
+        self.awaited.leave();
     }
 
     /// The reply, when it comes within that time; not to be called again when it has come.

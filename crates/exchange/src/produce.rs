@@ -97,6 +97,9 @@ pub enum ProduceFault {
     TopicName(String),
     #[error(transparent)]
     Cluster(#[from] ProduceError),
+    /// There is no current record without a key.
+    #[error("the route writes records without a key, so there is none that a condition could be about")]
+    NoKey,
     /// The topic has to be cached, for a condition to be looked at.
     #[error("topic {0} is not cached, so the conditions of the request cannot be looked at")]
     NotCached(String),
@@ -132,7 +135,11 @@ impl Produce {
         let Write { value, headers, marks, precondition } = write;
         let record = self.record(scope, value, headers, marks)?;
         let (name, key) = (record.topic.clone(), record.key.clone());
-        let condition = precondition.map(|p| condition_of(key.clone().unwrap_or_default(), p));
+        let condition = match (precondition, &key) {
+            (Some(precondition), Some(key)) => Some(condition_of(key.clone(), precondition)),
+            (Some(_), None) => return Err(ProduceFault::NoKey),
+            (None, _) => None,
+        };
         let Written { produced, repeated } = match (&self.options.once, marks) {
             (Some(once), Some(Marks { id, digest: Some(digest) })) => once.write(id, digest, record, condition).await?,
             _ => self.write(record, condition).await?,

@@ -58,15 +58,17 @@ impl<W> Waiting<W> {
         ticket
     }
 
-    /// Does nothing for who was met or left before.
-    pub fn leave(&mut self, id: CorrelationId, ticket: u64) {
+    /// Does nothing for who was met or left before. Whoever leaves in good order was told to come again.
+    pub fn leave(&mut self, id: CorrelationId, ticket: u64, in_order: bool) {
         let Some(waiting) = self.by_id.get_mut(&id) else { return };
         let before = waiting.len();
         waiting.retain(|(t, _)| *t != ticket);
         self.waiting -= before - waiting.len();
         if waiting.is_empty() {
             self.by_id.remove(&id);
-            self.remember(id, End::GivenUp);
+            if !in_order {
+                self.remember(id, End::GivenUp);
+            }
         }
     }
 
@@ -105,7 +107,8 @@ impl<W> Waiting<W> {
 mod tests {
     use super::*;
 
-    /// Steps: `+n` somebody waits for id n, `-n` the first who waits for it leaves, `=n` a record of it comes.
+    /// Steps: `+n` somebody waits for id n, `-n` the first who waits for it gives up, `>n` it leaves in good order, `=n` a record of
+    /// it comes.
     fn check(steps: &str, arrivals: &[(Arrival, usize)], left: usize) {
         let mut waiting = Waiting::default();
         let mut tickets: Vec<(u64, u64)> = Vec::new();
@@ -115,9 +118,9 @@ mod tests {
             let id = CorrelationId::of_number(n);
             match &step[..1] {
                 "+" => tickets.push((n, waiting.enter(id, ()))),
-                "-" => {
+                how @ ("-" | ">") => {
                     let at = tickets.iter().position(|(of, _)| *of == n).unwrap();
-                    waiting.leave(id, tickets.remove(at).1);
+                    waiting.leave(id, tickets.remove(at).1, how == ">");
                 }
                 _ => {
                     let (arrival, met) = waiting.arrive(id);
@@ -136,6 +139,7 @@ mod tests {
         check("+1 =1 =1", &[(Awaited, 1), (Repeated, 0)], 0);
         check("+1 +1 +2 =1", &[(Awaited, 2)], 1);
         check("+1 -1 =1 =1", &[(Late, 0), (Repeated, 0)], 0);
+        check("+1 >1 =1 =1", &[(Unasked, 0), (Unasked, 0)], 0);
         check("+1 +1 -1 =1", &[(Awaited, 1)], 0);
         check("+1 =1 -1 =1", &[(Awaited, 1), (Repeated, 0)], 0);
         check("+1 =1 +1 =1 =1", &[(Awaited, 1), (Awaited, 1), (Repeated, 0)], 0);
@@ -146,7 +150,7 @@ mod tests {
         let mut waiting = Waiting::default();
         for n in 0..3 * REMEMBERED_MAX as u64 {
             let ticket = waiting.enter(CorrelationId::of_number(n), ());
-            waiting.leave(CorrelationId::of_number(n), ticket);
+            waiting.leave(CorrelationId::of_number(n), ticket, false);
         }
         assert!(waiting.remembered.iter().map(HashMap::len).sum::<usize>() <= REMEMBERED_MAX);
         let last = CorrelationId::of_number(3 * REMEMBERED_MAX as u64 - 1);

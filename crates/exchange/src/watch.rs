@@ -143,7 +143,7 @@ impl Watch {
     pub fn await_id(self: &Arc<Self>, id: CorrelationId) -> Awaited {
         let (tell, told) = oneshot::channel();
         let ticket = self.waiting.lock().enter(id, tell);
-        Awaited { watch: Arc::clone(self), id, ticket, told }
+        Awaited { watch: Arc::clone(self), id, ticket, in_order: false, told }
     }
 
     /// The first record of the id that there is; see [`first`].
@@ -184,10 +184,16 @@ pub struct Awaited {
     watch: Arc<Watch>,
     id: CorrelationId,
     ticket: u64,
+    in_order: bool,
     told: oneshot::Receiver<()>,
 }
 
 impl Awaited {
+    /// Leaves without giving up: whoever asked is to come again.
+    pub fn leave(mut self) {
+        self.in_order = true;
+    }
+
     /// Ends when there is a record of the id. May be broken off and called again until it has ended.
     pub async fn arrival(&mut self) {
         let _ = (&mut self.told).await;
@@ -196,6 +202,6 @@ impl Awaited {
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        self.watch.waiting.lock().leave(self.id, self.ticket);
+        self.watch.waiting.lock().leave(self.id, self.ticket, self.in_order);
     }
 }

@@ -27,8 +27,8 @@ pub struct Exchanges {
     stopping: watch::Receiver<bool>,
     /// By cluster, topic and record header.
     watches: BTreeMap<(String, String, String), Arc<Watch>>,
-    /// By cluster and topic.
-    once: BTreeMap<(String, String), Arc<Once>>,
+    /// The same; routes with other headers do not see each other's keys.
+    once: BTreeMap<(String, String, String), Arc<Once>>,
     claims: Vec<(ClaimsPlan, Arc<Claims>)>,
 }
 
@@ -74,7 +74,7 @@ impl Exchanges {
 
     /// What writes once to a topic: through claims where the plan has some for it.
     pub fn once(&mut self, cluster: &str, topic: &Arc<Topic>, id_header: &str) -> Arc<Once> {
-        let key = (cluster.to_owned(), topic.name().to_owned());
+        let key = (cluster.to_owned(), topic.name().to_owned(), id_header.to_owned());
         if let Some(once) = self.once.get(&key) {
             return Arc::clone(once);
         }
@@ -105,36 +105,30 @@ impl Exchanges {
 
     /// What clusters and caches do not show.
     pub fn collect(&self, out: &mut Samples) {
-        for ((cluster, topic, _), watch) in &self.watches {
-            let stats = watch.stats();
-            let labels = [(label::CLUSTER, cluster.as_str()), (label::TOPIC, topic.as_str())];
-            out.gauge(metric::EXCHANGE_PENDING, "Who waits for a record of an exchange.", &labels, stats.waiting as f64);
-            for (kind, count) in [
-                ("awaited", stats.awaited),
-                ("repeated", stats.repeated),
-                ("late", stats.late),
-                ("unasked", stats.unasked),
-                ("malformed", stats.malformed),
-            ] {
+        const KINDS: [&str; 6] = ["", "awaited", "repeated", "late", "unasked", "malformed"];
+        let watched = by_topic(&self.watches, |watch| {
+            let s = watch.stats();
+            [s.waiting as u64, s.awaited, s.repeated, s.late, s.unasked, s.malformed]
+        });
+        for ((cluster, topic), counts) in watched {
+            let labels = [(label::CLUSTER, cluster), (label::TOPIC, topic)];
+            out.gauge(metric::EXCHANGE_PENDING, "Who waits for a record of an exchange.", &labels, counts[0] as f64);
+            for (kind, count) in KINDS.into_iter().zip(counts).skip(1) {
                 let labels = [labels[0], labels[1], (label::KIND, kind)];
-                out.counter(
-                    metric::EXCHANGE_REPLIES,
-                    "Records of exchanges that came, by what they were here.",
-                    &labels,
-                    count as f64,
-                );
+                let help = "Records of exchanges that came, by what they were here.";
+                out.counter(metric::EXCHANGE_REPLIES, help, &labels, count as f64);
             }
         }
-        for ((cluster, topic), once) in &self.once {
-            let stats = once.stats();
-            for (result, count) in [
-                ("written", stats.written),
-                ("repeated", stats.repeated),
-                ("conflict", stats.conflicts),
-                ("failed", stats.failed),
-            ] {
-                let labels = [(label::CLUSTER, cluster.as_str()), (label::TOPIC, topic.as_str()), (label::RESULT, result)];
-                out.counter(metric::IDEMPOTENT_REQUESTS, "Requests with an idempotency key, by result.", &labels, count as f64);
+        const RESULTS: [&str; 4] = ["written", "repeated", "conflict", "failed"];
+        let once = by_topic(&self.once, |once| {
+            let s = once.stats();
+            [s.written, s.repeated, s.conflicts, s.failed]
+        });
+        for ((cluster, topic), counts) in once {
+            for (result, count) in RESULTS.into_iter().zip(counts) {
+                let labels = [(label::CLUSTER, cluster), (label::TOPIC, topic), (label::RESULT, result)];
+                let help = "Requests with an idempotency key, by result.";
+                out.counter(metric::IDEMPOTENT_REQUESTS, help, &labels, count as f64);
             }
         }
         for (plan, claims) in &self.claims {
@@ -147,6 +141,19 @@ impl Exchanges {
             }
         }
     }
+}
+
+/// Adds up what there is of each topic, under any record header.
+fn by_topic<T, const N: usize>(
+    all: &BTreeMap<(String, String, String), T>,
+    counts: impl Fn(&T) -> [u64; N],
+) -> BTreeMap<(&str, &str), [u64; N]> {
+    let mut sums = BTreeMap::new();
+    for ((cluster, topic, _), one) in all {
+        let sum = sums.entry((cluster.as_str(), topic.as_str())).or_insert([0; N]);
+        sum.iter_mut().zip(counts(one)).for_each(|(sum, count)| *sum += count);
+    }
+    sums
 }
 
 /// Where exchanges can be asked about later, gateways must verify each other's locations.

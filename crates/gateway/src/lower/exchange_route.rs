@@ -56,7 +56,7 @@ impl Lowering<'_> {
             face: reply_face(&e.names, reply)?,
             location: e.location.as_ref().map(|location| self.location(location, e.retry_after)),
             wait_max: e.wait_max.unwrap_or(plan.limits.wait_max),
-            pending: Quota::new(e.pending_max.unwrap_or(plan.limits.pending_exchanges)),
+            pending: e.pending_max.map(Quota::new),
             pending_in_all: Arc::clone(&self.exchanges.pending),
         })
     }
