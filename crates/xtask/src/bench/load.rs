@@ -9,7 +9,7 @@ use testkit::{Error, Process, Result, poll_until};
 
 use super::{Bench, wrk};
 
-const CONNECTIONS: &str = "-c64";
+const CONNECTIONS: u32 = 64;
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What wrk saw in one round.
@@ -23,28 +23,38 @@ pub struct Load {
 /// A server of the crate `bench`; killed when dropped.
 pub struct Baseline {
     pub address: SocketAddr,
-    _process: Process,
+    process: Process,
+}
+
+impl Baseline {
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 pub fn bare_hyper(bench: &Bench) -> Result<Baseline> {
+    bare_hyper_with(bench, &[])
+}
+
+pub fn bare_hyper_with(bench: &Bench, args: &[&str]) -> Result<Baseline> {
     let mut command = Command::new(bench.binaries.join("bare-hyper"));
-    command.stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null());
     let process = Process::start("bare-hyper", command)?;
     let address = poll_until(LISTENS_WITHIN, || {
         process.stdout_line(|line| line.strip_prefix("listening public http://").and_then(|a| a.parse().ok()))
     });
     let address = address.ok_or_else(|| Error::new(format!("bare-hyper does not listen: {}", process.stderr())))?;
-    Ok(Baseline { address, _process: process })
+    Ok(Baseline { address, process })
 }
 
 /// `GET path` from 64 connections.
 pub fn get(bench: &Bench, address: SocketAddr, path: &str) -> Result<Load> {
-    run(bench, address, path, None)
+    run(bench, address, path, None, CONNECTIONS)
 }
 
 /// What a script of wrk asks for, from 64 connections.
 pub fn get_with(bench: &Bench, address: SocketAddr, script: &std::path::Path) -> Result<Load> {
-    run(bench, address, "/", Some(script))
+    run(bench, address, "/", Some(script), CONNECTIONS)
 }
 
 /// `POST path` of `bytes` bytes from 64 connections.
@@ -54,12 +64,31 @@ pub fn post(bench: &Bench, address: SocketAddr, path: &str, bytes: usize) -> Res
         "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", {bytes})\nwrk.headers[\"content-type\"] = \"application/octet-stream\"\n"
     );
     fs::write(script.path(), lua)?;
-    run(bench, address, path, Some(script.path()))
+    run(bench, address, path, Some(script.path()), CONNECTIONS)
 }
 
-fn run(bench: &Bench, address: SocketAddr, path: &str, script: Option<&std::path::Path>) -> Result<Load> {
+/// `POST path` of `bytes` bytes, each with an idempotency key of its own that begins with `keys`, if given.
+pub fn post_keyed(
+    bench: &Bench,
+    address: SocketAddr,
+    path: &str,
+    bytes: usize,
+    keys: Option<&str>,
+    connections: u32,
+) -> Result<Load> {
+    let script = tempfile::Builder::new().suffix(".lua").tempfile()?;
+    let key = keys.map_or(String::new(), |keys| format!("[\"idempotency-key\"] = \"{keys}-\" .. n"));
+    let lua = format!(
+        "local n = 0\nlocal body = string.rep(\"x\", {bytes})\n\
+         request = function()\n  n = n + 1\n  return wrk.format(\"POST\", \"{path}\", {{ {key} }}, body)\nend\n"
+    );
+    fs::write(script.path(), lua)?;
+    run(bench, address, path, Some(script.path()), connections)
+}
+
+fn run(bench: &Bench, address: SocketAddr, path: &str, script: Option<&std::path::Path>, connections: u32) -> Result<Load> {
     let mut command = Command::new(wrk()?);
-    command.args(["-t1", CONNECTIONS, "--latency"]).arg(format!("-d{}s", bench.seconds));
+    command.args(["-t1", "--latency"]).arg(format!("-c{connections}")).arg(format!("-d{}s", bench.seconds));
     if let Some(script) = script {
         command.arg("-s").arg(script);
     }

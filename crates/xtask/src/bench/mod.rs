@@ -1,10 +1,12 @@
 //! `bench NAME`: Tidegate and the limit it stands beside, in interleaved rounds of one run, as a ratio of medians.
 
 mod cache;
+mod exchange;
 mod footprint;
 mod http;
 mod ingest;
 mod load;
+mod pending;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -29,6 +31,9 @@ pub struct BenchArgs {
     /// Measure the debug build: quick to build, good for trying the harness, worthless as a figure.
     #[arg(long)]
     debug: bool,
+    /// Take the programs from this folder instead of building them: a build beside a measurement spoils it.
+    #[arg(long, conflicts_with = "debug")]
+    binaries: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -47,6 +52,10 @@ enum Name {
     Cache,
     /// GET by key over HTTP among a thousand and among ten million live keys.
     GetByKey,
+    /// Requests with replies at fixed rates, beside the same without HTTP; and as many as can be.
+    Exchange,
+    /// Requests that wait: memory of each, ten thousand that are the same, a million old replies.
+    Pending,
     /// Binary size, idle memory, start to ready.
     Footprint,
     All,
@@ -81,11 +90,14 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         need(&[JAVA, MAVEN])?;
     }
     let (profile, folder) = if args.debug { ("dev", "debug") } else { ("release", "release") };
-    eprintln!("building with profile {profile}");
-    if args.name != Name::Cache {
+    if args.binaries.is_none() {
+        eprintln!("building with profile {profile}");
+    }
+    if args.name != Name::Cache && args.binaries.is_none() {
         build(&["--profile", profile, "--package", "tidegate", "--package", "bench", "--bins"])?;
     }
-    let bench = Bench { binaries: output(folder)?, profile, rounds: args.rounds, seconds: args.seconds };
+    let binaries = args.binaries.clone().map_or_else(|| output(folder), Ok)?;
+    let bench = Bench { binaries, profile, rounds: args.rounds, seconds: args.seconds };
     let all = [
         Name::Get,
         Name::GetByKey,
@@ -94,6 +106,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         Name::Ingest,
         Name::Restart,
         Name::Cache,
+        Name::Exchange,
+        Name::Pending,
         Name::Footprint,
     ];
     let chosen = all.into_iter().filter(|name| args.name == Name::All || args.name == *name);
@@ -107,6 +121,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             Name::ProduceKafka => http::produce_kafka(&bench)?,
             Name::Ingest => ingest::ingest(&bench)?,
             Name::Restart => ingest::restart(&bench)?,
+            Name::Exchange => exchange::exchange(&bench)?,
+            Name::Pending => pending::pending(&bench)?,
             Name::Footprint | Name::All => footprint::footprint(&bench)?,
         });
     }
