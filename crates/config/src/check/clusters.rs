@@ -66,6 +66,10 @@ impl Checker<'_> {
         if embedded {
             self.embedded.insert(name.to_owned());
         }
+        let isolation = ["consumer.isolation.level", "isolation.level"].into_iter().find_map(|name| properties.get(name));
+        if isolation.is_some_and(|level| level.0 == "read_uncommitted") {
+            self.uncommitted.insert(name.to_owned());
+        }
         let properties = properties.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
         ClusterPlan { name: name.to_owned(), embedded, properties }
     }

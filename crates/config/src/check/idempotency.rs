@@ -47,6 +47,7 @@ impl Checker<'_> {
         for (at, name) in self.kept(&at.key("compare_headers")).zip(&given.compare_headers) {
             self.request_header(name, &at);
         }
+        let mode_at = at.key("mode");
         let at = at.key("claims");
         if given.mode != IdempotencyMode::ExactlyOnce && given.claims.is_some() {
             let help = "add mode: exactly-once, or leave 'claims' out".to_owned();
@@ -54,6 +55,11 @@ impl Checker<'_> {
         }
         let claims = match request {
             Some(request) if given.mode == IdempotencyMode::ExactlyOnce && !self.embedded.contains(&request.cluster) => {
+                if self.uncommitted.contains(&request.cluster) {
+                    let message = format!("the cluster '{}' has isolation.level read_uncommitted", request.cluster);
+                    let help = "exactly-once goes by what transactions have committed: take the property out".to_owned();
+                    self.fault(&mode_at, message, help);
+                }
                 self.claims(given, &at, request, reply, id_header)
             }
             _ => None,

@@ -43,8 +43,8 @@ pub(crate) fn check(
     checks: &Checks<'_>,
     report: &mut Report,
 ) -> Option<Plan> {
-    let (topics, embedded, needed) = Default::default();
-    let mut checker = Checker { dropped, tree, report, checks, topics, embedded, needed, claims: Vec::new() };
+    let (topics, embedded, uncommitted, needed) = Default::default();
+    let mut checker = Checker { dropped, tree, report, checks, topics, embedded, uncommitted, needed, claims: Vec::new() };
     let listeners = checker.listeners(document);
     let limits = checker.limits(&document.limits);
     let clusters = checker.clusters(document);
@@ -67,6 +67,8 @@ struct Checker<'a> {
     topics: BTreeMap<String, String>,
     /// The clusters that are the built-in log.
     embedded: BTreeSet<String>,
+    /// The clusters that are read with what transactions have not committed.
+    uncommitted: BTreeSet<String>,
     /// The topics, by cluster and name, that a route needs in the cache, declared or not.
     needed: BTreeSet<(String, String)>,
     /// With the place where they are said.

@@ -336,6 +336,17 @@ fn idempotency() {
     );
 }
 
+#[test]
+fn exactly_once_reads_what_is_committed() {
+    let route = "  - { match: POST /a, produce: { topic: orders, idempotency: { mode: exactly-once } } }\n";
+    let given = with_routes(route)
+        .replace("main: { bootstrap.servers: a:1 }", "main: { bootstrap.servers: a:1, isolation.level: read_uncommitted }");
+    // The tests' own list of properties does not have this one.
+    let expected = "2:45 there is no Kafka property 'isolation.level'\n9:70 the cluster 'main' has isolation.level read_uncommitted (exactly-once goes by what transactions have \
+                    committed: take the property out)\n";
+    check(&given, expected);
+}
+
 /// One way through the cluster for each request topic, and no other topic's.
 #[test]
 fn claims() {
