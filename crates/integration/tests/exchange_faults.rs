@@ -9,6 +9,9 @@ use testkit::{Broker, BrokerOptions, Gateway, Step, poll_until, shared_kafka, wi
 
 const PROBLEM: &str = "application/problem+json";
 
+/// For a broker that was killed to serve again, and the gateways of a group to agree anew.
+const BACK_WITHIN: Duration = Duration::from_secs(90);
+
 fn post(path: &str, what: &str) -> Step {
     Step::new("POST", path).header(DO, what).body("b")
 }
@@ -175,6 +178,26 @@ fn a_missing_reply_topic_is_told_before_anything_is_written() {
 }
 
 #[test]
+fn who_waits_when_the_gateway_stops_is_told_where_to_ask() {
+    for cluster in Cluster::both() {
+        let mut bed = Exchanges { limits: "drain_timeout: 2s".into(), ..Exchanges::on(&cluster) }.start();
+        let address = bed.gateway.address();
+        let waiting = thread::spawn(move || http::request(address, "POST", "/async/1", &[(DO, "nothing")], b"b"));
+        let read = poll_until(SOON, || (!bed.seen(DO, "nothing").is_empty()).then_some(()));
+        assert!(read.is_some(), "the request was not read");
+        bed.dismiss();
+        bed.gateway.terminate().expect("it ends");
+        let answer = waiting.join().expect("the client ends").expect("an answer");
+        assert_eq!(told(&answer), (504, "no-reply".into(), "yes".into()), "{}", answer.text());
+        let location = answer.json()["location"].as_str().expect("a location").to_owned();
+        bed.gateway.restart().expect("it starts again");
+        assert_eq!(bed.get(&location).status, 202, "{}", cluster.name());
+        bed.hire("");
+        assert_eq!(bed.ask("GET", &location, &[("prefer", "wait=1")], "").status, 202, "{}", cluster.name());
+    }
+}
+
+#[test]
 fn a_cluster_that_is_away_is_told_within_bounds() {
     if without_kafka("exchanges while Kafka is away") {
         return;
@@ -211,7 +234,7 @@ fn a_cluster_that_is_away_is_told_within_bounds() {
     broker.restart().expect("the broker starts again");
     for (bed, ..) in &beds {
         let begun = Instant::now();
-        let back = poll_until(SOON, || {
+        let back = poll_until(BACK_WITHIN, || {
             let answer = bed.ask("POST", "/async/1", &[("idempotency-key", "k")], "b");
             (answer.status == 200).then_some(answer)
         });

@@ -291,6 +291,25 @@ fn writes_on_a_condition() {
 }
 
 #[test]
+fn a_condition_is_held_against_what_another_replica_wrote() {
+    let Some(servers) = shared_kafka() else { return };
+    let one = Exchanges::on(&Cluster::Kafka(servers)).start();
+    let two = one.plan.builder().start().expect("a replica");
+    let put = |address, name: &str, value: &str| {
+        let answer = http::request(address, "PUT", "/strict/a", &[(name, value)], b"x").expect("an answer");
+        (answer.status, answer.header("etag").unwrap_or_default().to_owned())
+    };
+    let (mut here, mut there) = (one.gateway.address(), two.address());
+    let (created, mut tag) = put(here, "if-none-match", "*");
+    assert_eq!((created, put(there, "if-none-match", "*").0), (204, 412));
+    for n in 0..20 {
+        let (status, next) = put(there, "if-match", &tag);
+        assert_eq!((status, put(here, "if-match", &tag).0), (204, 412), "write {n}");
+        (here, there, tag) = (there, here, next);
+    }
+}
+
+#[test]
 fn no_update_is_lost_on_the_embedded_cluster() {
     let bed = Exchanges::on(&Cluster::Embedded).start();
     let (clients, times, address) = (8, 15, bed.gateway.address());
