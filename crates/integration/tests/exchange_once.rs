@@ -125,7 +125,8 @@ fn identical_requests_at_once_are_one() {
 
 #[test]
 fn ten_thousand_identical_requests_are_one() {
-    let limits = "connections: 20000, requests: 20000".to_owned();
+    // The first waits until the last is there, on however slow a machine.
+    let limits = "connections: 20000, requests: 20000, request_timeout: 5m".to_owned();
     let bed = Exchanges { limits, ..Exchanges::on(&Cluster::Embedded) }.start();
     at_once(&bed, 10_000);
 }
