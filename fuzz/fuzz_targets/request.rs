@@ -14,7 +14,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let headers = |name| http::HeaderMap::from_iter([(http::HeaderName::from_static(name), value.clone())]);
         let _ = entrypoint::Preferences::parse(&headers("prefer"));
         for name in ["if-match", "if-none-match", "if-unmodified-since"] {
-            let _ = entrypoint::Required::parse(&headers(name)).map(|required| required.is_met(Some(("\"0-0-0\"", 0))));
+            let _ = entrypoint::Required::parse(&headers(name)).map(|r| r.map(|required| required.is_met(Some(("\"0-0-0\"", 0)))));
         }
     }
     let routes = ["/items", "/items/{id}", "/items/{id};cid={token}", "/files/{*rest}"].map(|path| (edge::RouteMatch { path: path.into(), ..Default::default() }, ()));

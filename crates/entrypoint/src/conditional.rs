@@ -72,12 +72,17 @@ pub struct Required {
 }
 
 impl Required {
-    /// `None` when it wants nothing.
-    pub fn parse(headers: &HeaderMap) -> Option<Self> {
-        let (matches, none_matches) = (Tags::parse(headers, &IF_MATCH), Tags::parse(headers, &IF_NONE_MATCH));
+    /// `None` when it wants nothing. What cannot be read is not taken for nothing: the name of the header at fault.
+    pub fn parse(headers: &HeaderMap) -> Result<Option<Self>, HeaderName> {
+        let tags = |name: HeaderName| match Tags::parse(headers, &name) {
+            Some(Tags::Listed(tags)) if tags.is_empty() || tags.len() == TAGS_MAX => Err(name),
+            tags => Ok(tags),
+        };
+        let (matches, none_matches) = (tags(IF_MATCH)?, tags(IF_NONE_MATCH)?);
+        // A date that is none is to be ignored (section 13.1.4).
         let unmodified_since = date(headers, &IF_UNMODIFIED_SINCE).filter(|_| matches.is_none());
         let any = matches.is_some() || none_matches.is_some() || unmodified_since.is_some();
-        any.then_some(Self { matches, none_matches, unmodified_since })
+        Ok(any.then_some(Self { matches, none_matches, unmodified_since }))
     }
 
     /// `current` is the entity tag, quoted and strong, and the time of last modification in ms; `None` when there is no content.
@@ -201,7 +206,6 @@ mod tests {
             (&[("if-match", "*")], some, true),
             (&[("if-match", "*")], None, false),
             (&[("if-match", "\"a\"")], None, false),
-            (&[("if-match", "a")], some, false),
             (&[("if-none-match", "*")], some, false),
             (&[("if-none-match", "*")], None, true),
             (&[("if-none-match", "W/\"a\"")], some, false),
@@ -213,12 +217,17 @@ mod tests {
             (&[("if-match", "\"a\""), ("if-none-match", "\"a\"")], some, false),
         ] {
             let map = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap()));
-            let required = Required::parse(&HeaderMap::from_iter(map)).unwrap();
+            let required = Required::parse(&HeaderMap::from_iter(map)).unwrap().unwrap();
             assert_eq!(required.is_met(current), met, "{headers:?} {current:?}");
         }
         for headers in [&[][..], &[("if-unmodified-since", "yesterday")]] {
             let map = headers.iter().map(|(n, v): &(&'static str, &str)| (HeaderName::from_static(n), v.parse().unwrap()));
-            assert_eq!(Required::parse(&HeaderMap::from_iter(map)), None);
+            assert_eq!(Required::parse(&HeaderMap::from_iter(map)), Ok(None));
+        }
+        let many = vec!["\"x\""; TAGS_MAX].join(",");
+        for (name, value) in [("if-match", "a"), ("if-none-match", ""), ("if-none-match", "garbage"), ("if-none-match", &many)] {
+            let map = HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())]);
+            assert_eq!(Required::parse(&map), Err(HeaderName::from_static(name)), "{value}");
         }
     }
 }

@@ -155,7 +155,7 @@ impl ExchangeFace {
             Some(marks) => (scope, marks),
             None => {
                 let id = CorrelationId::random();
-                (scope.with_ids(id.to_string(), None), Marks { id, digest: None })
+                (scope.with_ids(id.to_string(), None), Marks { id, key: None })
             }
         };
         let write =
@@ -188,7 +188,7 @@ impl ExchangeFace {
         let location = replies.location.as_ref().map(|l| (l, l.render(self, asked)));
         let mut pending = replies.correlate.expect(asked.id).await.map_err(|e| Problem::from(&e).not_written())?;
         // The id of a key may have been replied to before this request; that of no key is new.
-        let may_be_replied = write.marks.is_some_and(|marks| marks.digest.is_some());
+        let may_be_replied = write.marks.is_some_and(|marks| marks.key.is_some());
         self.write(asked, write, trail).await.map_err(|problem| match &location {
             Some((_, at)) if problem.may_be_written() => problem.with("location", at.clone()),
             _ => problem,
@@ -276,7 +276,7 @@ impl ExchangeFace {
         let id = location.signer.verify(&token, self.topic_label(), &identity).ok_or_else(Problem::unknown_exchange)?;
         let prefers = Preferences::parse(&head.headers);
         let wait = prefers.wait.unwrap_or_default().min(replies.wait_max);
-        let _permits = if wait.is_zero() { None } else { Some(replies.enter()?) };
+        let _permits = if wait.is_zero() { None } else { Some(replies.enter().map_err(Problem::of_a_look)?) };
         let asked =
             Asked { scope: &scope, identity: &identity, id, respond_async: false, wait: prefers.wait.map(|_| wait), began };
         let (mut response, outcome) = match replies.correlate.progress(id, wait).await.map_err(|e| Problem::from(&e))? {

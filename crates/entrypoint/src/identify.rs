@@ -1,6 +1,6 @@
 //! Who asks, and which request it is: what makes the id of an exchange.
 
-use exchange::{CorrelationId, Marks, RequestDigest};
+use exchange::{CorrelationId, KeyId, Marks, RequestDigest};
 use http::header::HeaderName;
 use http::request::Parts;
 use template::Template;
@@ -61,9 +61,9 @@ impl Identify {
         };
         let identity = self.identity(&scope).map_err(Problem::not_written)?;
         let Some(key) = idempotency.key(&scope)? else { return Ok((scope, identity, None)) };
-        let id = CorrelationId::of_key(&self.topic, &identity, &key);
-        let digest = Some(idempotency.digest(head, body));
-        Ok((scope.with_ids(id.to_string(), Some(key)), identity, Some(Marks { id, digest })))
+        let (key_id, digest) = (KeyId::new(&self.topic, &identity, &key), idempotency.digest(head, body));
+        let id = CorrelationId::of_request(key_id, digest);
+        Ok((scope.with_ids(id.to_string(), Some(key)), identity, Some(Marks { id, key: Some((key_id, digest)) })))
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let found = identify.identify(&head, &[], body.as_bytes());
         let (_, _, marks) = found.map_err(|p| p.name)?;
-        Ok(marks.map(|m| (m.id.to_string(), m.digest.map(|d| d.to_string()).unwrap_or_default())))
+        Ok(marks.and_then(|m| m.key).map(|(key, digest)| (key.to_string(), digest.to_string())))
     }
 
     fn identify(required: bool) -> Identify {

@@ -163,6 +163,11 @@ impl Problem {
         Self { written: Some(Written::Yes), ..self }
     }
 
+    /// Of a request that would have written nothing.
+    pub fn of_a_look(self) -> Self {
+        Self { written: None, ..self }
+    }
+
     pub fn may_be_written(&self) -> bool {
         matches!(self.written, Some(Written::Maybe | Written::Yes))
     }

@@ -67,7 +67,7 @@ impl ProduceFace {
         let value = value_of(&head.method, &head.headers, body);
         let headers = headers::to_record(&head.headers, &self.options.copy_headers);
         // Without a key nobody looks for the record by its id.
-        let marks = marks.filter(|marks| marks.digest.is_some());
+        let marks = marks.filter(|marks| marks.key.is_some());
         let run = self.produce.run(&scope, Write { value, headers, marks, precondition });
         let acknowledged = match tokio::time::timeout(self.options.timeout, run).await {
             Ok(done) => done.map_err(|fault| Problem::from(&fault))?,
@@ -80,7 +80,8 @@ impl ProduceFace {
         if !matches!(head.method, Method::PUT | Method::PATCH | Method::DELETE) {
             return Ok(None);
         }
-        match Required::parse(&head.headers) {
+        let unreadable = |name| Problem::bad_request(format!("{name} is neither * nor a list of up to 255 entity tags"));
+        match Required::parse(&head.headers).map_err(unreadable)? {
             None if self.options.require_match => Err(Problem::precondition_required()),
             required => Ok(required.map(|r| -> exchange::Precondition { Box::new(move |current| r.is_met(current)) })),
         }

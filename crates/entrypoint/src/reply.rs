@@ -51,8 +51,8 @@ impl ReplyFace {
         *response.status_mut() = status;
         let out = response.headers_mut();
         for (of_record, name) in &self.options.copy_headers {
-            if let Some(value) = headers::of_reply(name, record.header(of_record)) {
-                out.insert(name, value);
+            for header in record.headers().filter(|h| h.name == of_record) {
+                out.extend(headers::of_reply(name, header.value).map(|value| (name.clone(), value)));
             }
         }
         if !is_empty {

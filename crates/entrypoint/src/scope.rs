@@ -85,15 +85,17 @@ impl Scope for RequestScope<'_> {
         self.query_pairs().collect()
     }
 
+    /// One that is no UTF-8 is as good as absent, as in the query.
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        Some(String::from_utf8_lossy(self.head.headers.get(name)?.as_bytes()))
+        std::str::from_utf8(self.head.headers.get(name)?.as_bytes()).ok().map(Cow::Borrowed)
     }
 
     fn headers(&self) -> Vec<Pair<'_>> {
         let pair = |(name, value): (&'_ http::HeaderName, &'_ http::HeaderValue)| {
-            (Cow::Owned(name.as_str().to_owned()), Cow::Owned(String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            let value = std::str::from_utf8(value.as_bytes()).ok()?;
+            Some((Cow::Owned(name.as_str().to_owned()), Cow::Owned(value.to_owned())))
         };
-        self.head.headers.iter().map(pair).collect()
+        self.head.headers.iter().filter_map(pair).collect()
     }
 
     fn idempotency_key(&self) -> Option<Cow<'_, str>> {

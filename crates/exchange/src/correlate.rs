@@ -21,10 +21,8 @@ pub struct Correlate {
     requests: Option<Arc<Topic>>,
     /// How long a cache may take to reach the end of its topic.
     patience: Duration,
-    /// True when the process stops.
-    stopping: watch::Receiver<bool>,
-    /// How long who waits still waits then.
-    grace: Duration,
+    /// When the process stops, until when who waits may wait.
+    until: watch::Receiver<Option<Instant>>,
 }
 
 /// What has become of an exchange.
@@ -38,16 +36,15 @@ pub enum Progress {
 }
 
 impl Correlate {
-    /// `patience`: how long a cache may take to reach the end of its topic; `grace`: how long who waits for a reply still waits
-    /// once the process is `stopping`.
+    /// `patience`: how long a cache may take to reach the end of its topic; `until`: when the process stops, until when who waits for
+    /// a reply may wait.
     pub fn new(
         replies: Arc<Watch>,
         requests: Option<Arc<Topic>>,
         patience: Duration,
-        stopping: watch::Receiver<bool>,
-        grace: Duration,
+        until: watch::Receiver<Option<Instant>>,
     ) -> Self {
-        Self { replies, requests, patience, stopping, grace }
+        Self { replies, requests, patience, until }
     }
 
     pub fn replies(&self) -> &Arc<Watch> {
@@ -98,14 +95,14 @@ impl Correlate {
         let Some(requests) = &self.requests else { return Ok(None) };
         let header = self.replies.header();
         let time_of = |found: Option<Latest>| found.map(|l| l.record.timestamp_ms());
-        if let Some(time) = time_of(first(requests, header, id)?) {
+        if let Some(time) = time_of(first(requests, header, id.to_string())?) {
             return Ok(Some(time));
         }
         for topic in [self.replies.topic(), requests] {
             let used = topic.caught_up(None, self.patience).await?;
             topic.at_end(used.cache, self.patience).await?;
         }
-        Ok(time_of(first(requests, header, id)?))
+        Ok(time_of(first(requests, header, id.to_string())?))
     }
 }
 
@@ -129,17 +126,19 @@ impl Pending<'_> {
 
     /// The reply, when it comes within that time; not to be called again when it has come.
     pub async fn reply(&mut self, wait: Duration) -> Result<Option<Latest>, FetchError> {
-        let mut stopping = self.correlate.stopping.clone();
-        let (deadline, grace) = (Instant::now() + wait, self.correlate.grace);
+        let mut until = self.correlate.until.clone();
+        let deadline = Instant::now() + wait;
         let stop = async {
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-            tokio::time::sleep(grace).await;
+            let until = until.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+            tokio::time::sleep_until(until.unwrap_or(deadline)).await;
         };
         tokio::select! {
-            () = self.awaited.arrival() => self.correlate.replies.first(self.id),
-            () = tokio::time::sleep_until(deadline) => Ok(None),
-            () = stop => Ok(None),
+            () = self.awaited.arrival() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = stop => {}
         }
+        // Also where nobody told of it: the record is what counts.
+        self.ready()
     }
 }
 

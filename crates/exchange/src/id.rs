@@ -19,12 +19,10 @@ impl CorrelationId {
         Self(uuid::Uuid::new_v4().into_bytes())
     }
 
-    /// The id of every request that has this idempotency key, for this topic and identity: the same on every gateway.
-    pub fn of_key(topic: &str, identity: &str, key: &str) -> Self {
-        let hash = digest_of("tidegate correlation id 1", [topic.as_bytes(), identity.as_bytes(), key.as_bytes()]);
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash[..16]);
-        Self(id)
+    /// The id of a request with an idempotency key: the same on every gateway, and another for another request with that key, so
+    /// that neither can have the reply of the other.
+    pub fn of_request(key: KeyId, digest: RequestDigest) -> Self {
+        Self(short(digest_of("tidegate correlation id 1", [&key.0[..], &digest.0[..]])))
     }
 
     /// The id of its text; `None` for any other text.
@@ -56,6 +54,30 @@ impl fmt::Debug for CorrelationId {
     }
 }
 
+/// An idempotency key as records carry it: 16 bytes of a hash, as text 22 characters of base64url.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// The key of an identity for a topic: the same on every gateway.
+    pub fn new(topic: &str, identity: &str, key: &str) -> Self {
+        Self(short(digest_of("tidegate idempotency id 1", [topic.as_bytes(), identity.as_bytes(), key.as_bytes()])))
+    }
+}
+
+/// The same as a [`CorrelationId`]'s, for a watch on records with keys.
+impl From<KeyId> for CorrelationId {
+    fn from(key: KeyId) -> Self {
+        Self(key.0)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
 /// What makes two requests with one idempotency key the same: SHA-256, as text 43 characters of base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestDigest([u8; 32]);
@@ -80,6 +102,12 @@ impl fmt::Display for RequestDigest {
     }
 }
 
+fn short(hash: [u8; 32]) -> [u8; 16] {
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    id
+}
+
 /// Each part with its length, so that no two lists of parts are alike.
 fn digest_of<'p>(purpose: &'p str, parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -99,9 +127,13 @@ mod tests {
     #[test]
     fn ids_of_keys_are_fixed() {
         // Records of earlier versions carry these.
-        assert_eq!(CorrelationId::of_key("orders", "", "k").to_string(), "48ZKJD4jtlzvQBQepTOoXg");
+        let key = KeyId::new("orders", "", "k");
+        let digest = |body: &[u8]| RequestDigest::of("POST", "/", body, []);
+        assert_eq!(key.to_string(), "1askc17cnMYCgaRNQ49J_w");
+        assert_eq!(CorrelationId::of_request(key, digest(b"a")).to_string(), "qv5fb2xjoprFKYGCrcWcug");
+        assert_ne!(CorrelationId::of_request(key, digest(b"a")), CorrelationId::of_request(key, digest(b"b")));
         let parts = [("orders", "a", "k"), ("orders", "", "ak"), ("ordersa", "", "k"), ("orders", "k", "a")];
-        let ids: std::collections::HashSet<_> = parts.iter().map(|(t, i, k)| CorrelationId::of_key(t, i, k)).collect();
+        let ids: std::collections::HashSet<_> = parts.iter().map(|(t, i, k)| KeyId::new(t, i, k)).collect();
         assert_eq!(ids.len(), parts.len());
     }
 

@@ -1,7 +1,7 @@
 //! Records that are written once, however often, and wherever, they are asked for.
 //!
-//! A record is known by its correlation id, which is made from the client's idempotency key. Within the process one task at a time
-//! writes a record of an id, and others wait for what becomes of it. What was written before, here or elsewhere, is found in the
+//! A record is known by the id of the client's idempotency key. Within the process one task at a time writes a record of a key, and
+//! others wait for what becomes of it. What was written before, here or elsewhere, is found in the
 //! cache of the topic, by index. What is written elsewhere at the same moment is found only where the cluster decides: see
 //! [`Decide`].
 
@@ -16,12 +16,14 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::fetch::{FetchError, Latest};
-use crate::id::{CorrelationId, RequestDigest};
+use crate::id::{KeyId, RequestDigest};
 use crate::topic::Topic;
 use crate::watch::{Watch, first};
 
 /// The record header that has the digest of the request.
 pub const DIGEST_HEADER: &str = "tidegate-request-digest";
+/// The record header that has the id of the key.
+pub const KEY_HEADER: &str = "tidegate-idempotency-id";
 /// How long a claim may take to become a record: an owner that died has to be missed, and another to begin.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
 /// Most bytes of records that are being written, in one topic: those of clients that have gone count, too.
@@ -41,10 +43,9 @@ pub enum Decide {
 
 pub struct Once {
     topic: Arc<Topic>,
-    id_header: String,
     decide: Decide,
     patience: Duration,
-    running: Mutex<HashMap<CorrelationId, Running>>,
+    running: Mutex<HashMap<KeyId, Running>>,
     running_bytes: AtomicU64,
     counts: Mutex<OnceStats>,
 }
@@ -92,10 +93,9 @@ pub enum OnceError {
 
 impl Once {
     /// `patience`: how long the cache may take to reach the end of the topic.
-    pub fn new(topic: Arc<Topic>, id_header: &str, decide: Decide, patience: Duration) -> Arc<Self> {
+    pub fn new(topic: Arc<Topic>, decide: Decide, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             topic,
-            id_header: id_header.to_owned(),
             decide,
             patience,
             running: Mutex::default(),
@@ -108,16 +108,16 @@ impl Once {
         &self.topic
     }
 
-    /// Writes the record, which has id and digest in its headers, unless one of its id was written before. Goes on when the caller
+    /// Writes the record, which has key and digest in its headers, unless one of its key was written before. Goes on when the caller
     /// does not wait any more. A condition counts only for a record that is new.
     pub async fn write(
         self: &Arc<Self>,
-        id: CorrelationId,
+        key: KeyId,
         digest: RequestDigest,
         record: ProduceRecord,
         condition: Option<Condition>,
     ) -> Outcome {
-        let outcome = self.join_or_write(id, digest, record, condition).await;
+        let outcome = self.join_or_write(key, digest, record, condition).await;
         let mut counts = self.counts.lock();
         match &outcome {
             Ok(Written { repeated: false, .. }) => counts.written += 1,
@@ -135,17 +135,17 @@ impl Once {
 
     async fn join_or_write(
         self: &Arc<Self>,
-        id: CorrelationId,
+        key: KeyId,
         digest: RequestDigest,
         record: ProduceRecord,
         condition: Option<Condition>,
     ) -> Outcome {
-        let (mut outcome, joined) = match self.join_or_lead(id, digest, bytes_of(&record))? {
+        let (mut outcome, joined) = match self.join_or_lead(key, digest, bytes_of(&record))? {
             Role::Joins(outcome) => (outcome, true),
             Role::Leads(lead, outcome) => {
                 let once = Arc::clone(self);
                 tokio::spawn(async move {
-                    let outcome = once.lead(id, digest, record, condition).await;
+                    let outcome = once.lead(key, digest, record, condition).await;
                     lead.end(outcome);
                 });
                 (outcome, false)
@@ -156,9 +156,9 @@ impl Once {
         outcome.map(|written| Written { repeated: written.repeated || joined, ..written })
     }
 
-    fn join_or_lead(self: &Arc<Self>, id: CorrelationId, digest: RequestDigest, bytes: u64) -> Result<Role, OnceError> {
+    fn join_or_lead(self: &Arc<Self>, key: KeyId, digest: RequestDigest, bytes: u64) -> Result<Role, OnceError> {
         let mut running = self.running.lock();
-        if let Some(other) = running.get(&id) {
+        if let Some(other) = running.get(&key) {
             return if other.digest == digest { Ok(Role::Joins(other.outcome.clone())) } else { Err(OnceError::Conflict) };
         }
         // Under the lock, so that two cannot take the last bytes; one alone may always.
@@ -167,25 +167,19 @@ impl Once {
         }
         self.running_bytes.fetch_add(bytes, Ordering::Relaxed);
         let (tell, outcome) = watch::channel(None);
-        running.insert(id, Running { digest, outcome: outcome.clone() });
-        Ok(Role::Leads(Lead { once: Arc::clone(self), id, bytes, tell }, outcome))
+        running.insert(key, Running { digest, outcome: outcome.clone() });
+        Ok(Role::Leads(Lead { once: Arc::clone(self), key, bytes, tell }, outcome))
     }
 
-    async fn lead(
-        &self,
-        id: CorrelationId,
-        digest: RequestDigest,
-        record: ProduceRecord,
-        condition: Option<Condition>,
-    ) -> Outcome {
+    async fn lead(&self, key: KeyId, digest: RequestDigest, record: ProduceRecord, condition: Option<Condition>) -> Outcome {
         let used = self.topic.caught_up(None, self.patience).await.map_err(Arc::new)?;
-        if let Some(found) = self.look(id, digest)? {
+        if let Some(found) = self.look(key, digest)? {
             return Ok(found);
         }
         let must_see_all = matches!(self.decide, Decide::Here) || condition.is_some();
         if must_see_all && matches!(self.topic.cluster(), Cluster::Kafka(_)) {
             self.topic.at_end(used.cache, self.patience).await.map_err(Arc::new)?;
-            if let Some(found) = self.look(id, digest)? {
+            if let Some(found) = self.look(key, digest)? {
                 return Ok(found);
             }
         }
@@ -197,21 +191,21 @@ impl Once {
             return Err(ProduceError::ConditionFailed.into());
         }
         watch.ready().await;
-        let mut copied = watch.await_id(id);
-        claims.submit(&id.to_string(), record).await?;
+        let mut copied = watch.await_id(key.into());
+        claims.submit(&key.to_string(), record).await?;
         // A record that came between the look and the wait would have no other to tell of it.
-        if let Some(found) = self.look(id, digest)? {
+        if let Some(found) = self.look(key, digest)? {
             return Ok(found);
         }
         match tokio::time::timeout(CLAIM_PATIENCE, copied.arrival()).await {
-            Ok(()) => self.look(id, digest)?.map(|w| Written { repeated: false, ..w }).ok_or(OnceError::Claimed),
+            Ok(()) => self.look(key, digest)?.map(|w| Written { repeated: false, ..w }).ok_or(OnceError::Claimed),
             Err(_) => Err(OnceError::Claimed),
         }
     }
 
     /// What was written of the id, if it was the same request.
-    fn look(&self, id: CorrelationId, digest: RequestDigest) -> Result<Option<Written>, OnceError> {
-        let Some(Latest { partition, record }) = first(&self.topic, &self.id_header, id).map_err(Arc::new)? else {
+    fn look(&self, key: KeyId, digest: RequestDigest) -> Result<Option<Written>, OnceError> {
+        let Some(Latest { partition, record }) = first(&self.topic, KEY_HEADER, key.to_string()).map_err(Arc::new)? else {
             return Ok(None);
         };
         if !record.header(DIGEST_HEADER).is_some_and(|text| digest.is(text)) {
@@ -230,7 +224,7 @@ enum Role {
 /// Makes room for the next when dropped, however the writing ended.
 struct Lead {
     once: Arc<Once>,
-    id: CorrelationId,
+    key: KeyId,
     bytes: u64,
     tell: watch::Sender<Option<Outcome>>,
 }
@@ -244,7 +238,7 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         // What was acknowledged is seen by every look from now on.
-        self.once.running.lock().remove(&self.id);
+        self.once.running.lock().remove(&self.key);
         self.once.running_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

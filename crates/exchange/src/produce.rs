@@ -11,8 +11,8 @@ use template::{RenderError, Scope, Template};
 use crate::cursor::Cursor;
 use crate::etag::record_etag;
 use crate::fetch::{FetchError, latest};
-use crate::id::{CorrelationId, RequestDigest};
-use crate::once::{DIGEST_HEADER, Once, OnceError, Written};
+use crate::id::{CorrelationId, KeyId, RequestDigest};
+use crate::once::{DIGEST_HEADER, KEY_HEADER, Once, OnceError, Written};
 use crate::topic::{Topic, Topics};
 
 pub struct ProduceOptions {
@@ -46,7 +46,7 @@ pub struct RecordNames {
 pub struct Marks {
     pub id: CorrelationId,
     /// Of a request that is written once however often it comes.
-    pub digest: Option<RequestDigest>,
+    pub key: Option<(KeyId, RequestDigest)>,
 }
 
 /// Whether a record may be written over the current one of its key: its entity tag, quoted, and its time in ms since the epoch.
@@ -141,7 +141,7 @@ impl Produce {
             (None, _) => None,
         };
         let Written { produced, repeated } = match (&self.options.once, marks) {
-            (Some(once), Some(Marks { id, digest: Some(digest) })) => once.write(id, digest, record, condition).await?,
+            (Some(once), Some(Marks { key: Some((key, digest)), .. })) => once.write(key, digest, record, condition).await?,
             _ => self.write(record, condition).await?,
         };
         Ok(Acknowledged {
@@ -187,10 +187,12 @@ impl Produce {
             headers.push((name.clone(), Some(template.render(scope)?.into_owned().into())));
         }
         // Last, since of several headers with one name the last counts.
-        if let Some(Marks { id, digest }) = marks {
+        if let Some(Marks { id, key }) = marks {
             let reply_to = o.names.reply_to.iter().map(|(name, topic)| (name.clone(), topic.clone()));
-            let digest = digest.map(|digest| (DIGEST_HEADER.to_owned(), digest.to_string()));
-            let marks = reply_to.chain(digest).chain([(o.names.correlation_id.clone(), id.to_string())]);
+            let key = key.into_iter().flat_map(|(key, digest)| {
+                [(KEY_HEADER.to_owned(), key.to_string()), (DIGEST_HEADER.to_owned(), digest.to_string())]
+            });
+            let marks = reply_to.chain(key).chain([(o.names.correlation_id.clone(), id.to_string())]);
             headers.extend(marks.map(|(name, value)| (name, Some(value.into()))));
         }
         Ok(ProduceRecord {

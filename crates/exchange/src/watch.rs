@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use message_cache::{Clause, Event, Filter, From, ReadOptions, Reader, Record};
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ pub struct Watch {
     /// Whether the reader stands at the end: from then on no record passes unseen.
     reading: watch::Sender<bool>,
     counts: Counts,
+    began: Instant,
+    /// The second after `began` in which the log was last told of a record.
+    told: AtomicU64,
 }
 
 #[derive(Default)]
@@ -53,7 +56,15 @@ pub struct WatchStats {
 impl Watch {
     pub fn new(topic: Arc<Topic>, header: &str) -> Arc<Self> {
         let (reading, _) = watch::channel(false);
-        Arc::new(Self { topic, header: header.to_owned(), waiting: Mutex::default(), reading, counts: Counts::default() })
+        Arc::new(Self {
+            topic,
+            header: header.to_owned(),
+            waiting: Mutex::default(),
+            reading,
+            counts: Counts::default(),
+            began: Instant::now(),
+            told: AtomicU64::new(0),
+        })
     }
 
     pub fn topic(&self) -> &Arc<Topic> {
@@ -64,15 +75,8 @@ impl Watch {
         &self.header
     }
 
-    /// Reads the topic from its end on, until the process stops.
-    pub async fn run(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
-        tokio::select! {
-            () = self.read() => {}
-            _ = stopping.wait_for(|stopping| *stopping) => {}
-        }
-    }
-
-    async fn read(&self) {
+    /// Reads the topic from its end on. Never ends: to be aborted when nobody waits any more.
+    pub async fn run(self: Arc<Self>) {
         let cache = loop {
             match self.topic.cache() {
                 Ok(cache) => break Arc::clone(cache),
@@ -126,9 +130,15 @@ impl Watch {
             Arrival::Unasked => &self.counts.unasked,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        if matches!(arrival, Arrival::Repeated | Arrival::Late) {
+        if matches!(arrival, Arrival::Repeated | Arrival::Late) && self.may_tell() {
             tracing::info!(topic = self.topic.name(), partition, offset = record.offset(), %id, ?arrival, "reply not used");
         }
+    }
+
+    /// Whether a line may go to the log: one a second, since a worker that runs wild would fill it.
+    fn may_tell(&self) -> bool {
+        let now = self.began.elapsed().as_secs() + 1;
+        self.told.fetch_max(now, Ordering::Relaxed) < now
     }
 
     /// Waits until no record can pass unseen.
@@ -148,7 +158,7 @@ impl Watch {
 
     /// The first record of the id that there is; see [`first`].
     pub fn first(&self, id: CorrelationId) -> Result<Option<Latest>, FetchError> {
-        first(&self.topic, &self.header, id)
+        first(&self.topic, &self.header, id.to_string())
     }
 
     pub fn stats(&self) -> WatchStats {
@@ -165,10 +175,10 @@ impl Watch {
     }
 }
 
-/// The first record that has an id, which stays the first: in each partition by offset, over partitions by time.
-pub fn first(topic: &Topic, header: &str, id: CorrelationId) -> Result<Option<Latest>, FetchError> {
+/// The first record that has an id, as text: in each partition by offset, over partitions by time.
+pub fn first(topic: &Topic, header: &str, id: String) -> Result<Option<Latest>, FetchError> {
     let cache = topic.cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
-    let clause = Clause { key: None, headers: vec![(header.to_owned(), Some(id.to_string().into_bytes()))] };
+    let clause = Clause { key: None, headers: vec![(header.to_owned(), Some(id.into_bytes()))] };
     let mut first: Option<Latest> = None;
     for (log, partition) in cache.partitions().iter().zip(0..) {
         let Some(record) = log.first(&clause)? else { continue };

@@ -1,13 +1,15 @@
 //! Exchanges in every order: requests that are repeated, replies that come early, late, twice or never, clients that go, and a
 //! gateway that begins anew on what is on disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use exchange::{Correlate, CorrelationId, DIGEST_HEADER, Decide, Once, OnceError, Progress, RequestDigest, Topic, Watch};
+use exchange::{
+    Correlate, CorrelationId, DIGEST_HEADER, Decide, KEY_HEADER, KeyId, Once, OnceError, Progress, RequestDigest, Topic, Watch,
+};
 use kafka::{Cluster, EmbeddedCluster, EmbeddedOptions, FetchStart, ProduceRecord, TopicSpec};
 use message_cache::Record;
 use proptest::prelude::*;
@@ -17,6 +19,8 @@ use tokio::task::JoinHandle;
 const ID: &str = "id";
 const REQUESTS: &str = "requests";
 const REPLIES: &str = "replies";
+/// Keys and bodies.
+const REQUESTS_MADE: [(u8, u8); 6] = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)];
 /// Longer than any case takes: who waits this long waits for a reply.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -24,8 +28,10 @@ const LONG: Duration = Duration::from_secs(60);
 enum Step {
     /// A client asks with a key; `body` makes it another request. It waits for the reply, or not.
     Ask { key: u8, body: u8, waits: bool },
-    /// A worker replies to a key, asked or not; to one of the partitions.
-    Reply { key: u8, body: u8, partition: i32 },
+    /// A worker replies to a request, asked or not; to one of the partitions.
+    Reply { key: u8, asked: u8, body: u8, partition: i32 },
+    /// Retention takes all requests.
+    Forget,
     /// A reply that nobody can use.
     Garbage,
     /// The client that asked as the n-th goes away.
@@ -38,9 +44,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let key = || 0..3u8;
+    let body = || prop_oneof![5 => Just(0u8), 1 => Just(1)];
     prop_oneof![
-        6 => (key(), prop_oneof![5 => Just(0u8), 1 => Just(1)], any::<bool>()).prop_map(|(key, body, waits)| Step::Ask { key, body, waits }),
-        4 => (key(), 0..4u8, 0..2).prop_map(|(key, body, partition)| Step::Reply { key, body, partition }),
+        6 => (key(), body(), any::<bool>()).prop_map(|(key, body, waits)| Step::Ask { key, body, waits }),
+        4 => (key(), body(), 0..4u8, 0..2).prop_map(|(key, asked, body, partition)| Step::Reply { key, asked, body, partition }),
+        1 => Just(Step::Forget),
         1 => Just(Step::Garbage),
         2 => any::<prop::sample::Index>().prop_map(Step::Gone),
         4 => (0..20u8).prop_map(Step::Pause),
@@ -48,8 +56,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn id_of(key: u8) -> CorrelationId {
-    CorrelationId::of_key(REQUESTS, "", &key.to_string())
+fn key_of(key: u8) -> KeyId {
+    KeyId::new(REQUESTS, "", &key.to_string())
+}
+
+fn id_of(key: u8, body: u8) -> CorrelationId {
+    CorrelationId::of_request(key_of(key), digest_of(body))
 }
 
 fn digest_of(body: u8) -> RequestDigest {
@@ -63,7 +75,7 @@ struct Gateway {
     watch: Arc<Watch>,
     correlate: Arc<Correlate>,
     requests: Arc<Topic>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Option<tokio::time::Instant>>,
     reading: JoinHandle<()>,
 }
 
@@ -78,17 +90,17 @@ impl Gateway {
         let cluster = Cluster::Embedded(cluster);
         let topic = |name| Arc::new(Topic::new(cluster.clone(), name, FetchStart::Earliest));
         let (requests, replies) = (topic(REQUESTS), topic(REPLIES));
-        let once = Once::new(Arc::clone(&requests), ID, Decide::Here, LONG);
+        let once = Once::new(Arc::clone(&requests), Decide::Here, LONG);
         let watch = Watch::new(replies, ID);
-        let (stop, stopping) = watch::channel(false);
-        let reading = tokio::spawn(Arc::clone(&watch).run(stopping.clone()));
-        let correlate = Correlate::new(Arc::clone(&watch), Some(Arc::clone(&requests)), LONG, stopping, LONG);
+        let (stop, until) = watch::channel(None);
+        let reading = tokio::spawn(Arc::clone(&watch).run());
+        let correlate = Correlate::new(Arc::clone(&watch), Some(Arc::clone(&requests)), LONG, until);
         Self { cluster, once, correlate: Arc::new(correlate), watch, requests, stop, reading }
     }
 
     async fn end(self) {
-        self.stop.send_replace(true);
-        self.reading.await.unwrap();
+        self.stop.send_replace(Some(tokio::time::Instant::now()));
+        self.reading.abort();
         self.cluster.close().await;
     }
 
@@ -96,13 +108,13 @@ impl Gateway {
     fn ask(&self, key: u8, body: u8, waits: bool) -> JoinHandle<Result<Option<Bytes>, OnceError>> {
         let (once, correlate) = (Arc::clone(&self.once), Arc::clone(&self.correlate));
         tokio::spawn(async move {
-            let (id, digest) = (id_of(key), digest_of(body));
+            let (id, key, digest) = (id_of(key, body), key_of(key), digest_of(body));
             let mut pending = correlate.expect(id).await.unwrap();
-            let headers = [(DIGEST_HEADER, digest.to_string()), (ID, id.to_string())];
+            let headers = [(KEY_HEADER, key.to_string()), (DIGEST_HEADER, digest.to_string()), (ID, id.to_string())];
             let headers = headers.map(|(name, value)| (name.to_owned(), Some(Bytes::from(value)))).to_vec();
             let record =
                 ProduceRecord { topic: REQUESTS.into(), value: Some(vec![body].into()), headers, ..ProduceRecord::default() };
-            once.write(id, digest, record, None).await?;
+            once.write(key, digest, record, None).await?;
             let reply = match pending.ready().unwrap() {
                 Some(reply) => Some(reply),
                 None => pending.reply(if waits { LONG } else { Duration::ZERO }).await.unwrap(),
@@ -128,6 +140,9 @@ impl Gateway {
     }
 }
 
+/// Keys and bodies of requests, with what was answered.
+type Answers = Vec<(u8, u8, Bytes)>;
+
 struct Client {
     key: u8,
     body: u8,
@@ -139,14 +154,20 @@ async fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let mut gateway = Gateway::start(dir.path()).await;
     let mut clients: Vec<Client> = Vec::new();
-    let mut answers: Vec<(u8, Bytes)> = Vec::new();
+    let mut answers: Answers = Vec::new();
     for step in steps {
         match step {
             Step::Ask { key, body, waits } => {
                 let task = Some(gateway.ask(key, body, waits));
                 clients.push(Client { key, body, refused: false, task });
             }
-            Step::Reply { key, body, partition } => gateway.reply(Some(id_of(key).to_string()), body, partition).await,
+            Step::Reply { key, asked, body, partition } => {
+                gateway.reply(Some(id_of(key, asked).to_string()), body, partition).await;
+            }
+            Step::Forget => {
+                let all = (0..2).map(|partition| (partition, -1)).collect();
+                gateway.cluster.delete_records(REQUESTS, all).await.unwrap();
+            }
             Step::Garbage => {
                 gateway.reply(None, 9, 0).await;
                 gateway.reply(Some("no id".into()), 9, 1).await;
@@ -173,8 +194,8 @@ async fn run(steps: Vec<Step>) {
         }
     }
     // Whoever still waits gets a reply now.
-    for key in 0..3 {
-        gateway.reply(Some(id_of(key).to_string()), 7, 0).await;
+    for (key, asked) in REQUESTS_MADE {
+        gateway.reply(Some(id_of(key, asked).to_string()), 7, 0).await;
     }
     for client in &mut clients {
         client.finish(false, &mut answers).await;
@@ -184,13 +205,13 @@ async fn run(steps: Vec<Step>) {
 }
 
 impl Client {
-    async fn finish(&mut self, cut: bool, answers: &mut Vec<(u8, Bytes)>) {
+    async fn finish(&mut self, cut: bool, answers: &mut Answers) {
         let Some(task) = self.task.take() else { return };
         if cut {
             task.abort();
         }
         match task.await {
-            Ok(Ok(Some(answer))) => answers.push((self.key, answer)),
+            Ok(Ok(Some(answer))) => answers.push((self.key, self.body, answer)),
             Ok(Ok(None)) => {}
             Ok(Err(OnceError::Conflict)) => self.refused = true,
             Ok(Err(e)) => panic!("{e}"),
@@ -199,12 +220,11 @@ impl Client {
     }
 }
 
-async fn check(gateway: &Gateway, clients: &[Client], answers: &[(u8, Bytes)]) {
+async fn check(gateway: &Gateway, clients: &[Client], answers: &[(u8, u8, Bytes)]) {
     let requests = gateway.records(&gateway.requests);
-    let mut written: HashMap<Vec<u8>, u8> = HashMap::new();
+    let mut written = HashSet::new();
     for (_, record) in &requests {
-        let id = record.header(ID).unwrap().to_vec();
-        assert_eq!(written.insert(id, record.value().unwrap()[0]), None, "a request was written twice");
+        assert!(written.insert(record.header(KEY_HEADER).unwrap().to_vec()), "a request was written twice");
     }
     for client in clients.iter().filter(|c| c.refused) {
         // The other one need not be written in the end: it may have been on its way when the gateway died.
@@ -214,26 +234,26 @@ async fn check(gateway: &Gateway, clients: &[Client], answers: &[(u8, Bytes)]) {
     // In each partition by offset, over partitions by time, of equal times the lower partition.
     let mut replies = gateway.records(gateway.watch.topic());
     replies.sort_by_key(|(partition, r)| (r.timestamp_ms(), *partition, r.offset()));
-    let first = |key: u8| {
-        let id = id_of(key).to_string();
+    let first = |key: u8, body: u8| {
+        let id = id_of(key, body).to_string();
         replies.iter().find(|(_, r)| r.header(ID) == Some(id.as_bytes())).map(|(_, r)| r.value_bytes().unwrap())
     };
-    let in_one_partition = |key: u8| {
-        let id = id_of(key).to_string();
+    let in_one_partition = |key: u8, body: u8| {
+        let id = id_of(key, body).to_string();
         let of_key: Vec<i32> = replies.iter().filter(|(_, r)| r.header(ID) == Some(id.as_bytes())).map(|(p, _)| *p).collect();
         of_key.iter().all(|p| *p == of_key[0])
     };
-    for (key, answer) in answers {
+    for (key, body, answer) in answers {
         // Replies in two partitions within a millisecond have no order that is the same for all.
-        if in_one_partition(*key) {
-            assert_eq!(Some(answer.clone()), first(*key), "key {key} was given another reply than the first");
+        if in_one_partition(*key, *body) {
+            assert_eq!(Some(answer.clone()), first(*key, *body), "key {key} was given another reply than the first");
         }
     }
-    for key in 0..3 {
-        let Progress::Replied(reply) = gateway.correlate.progress(id_of(key), Duration::ZERO).await.unwrap() else {
+    for (key, body) in REQUESTS_MADE {
+        let Progress::Replied(reply) = gateway.correlate.progress(id_of(key, body), Duration::ZERO).await.unwrap() else {
             panic!("key {key} has no reply")
         };
-        assert_eq!(reply.record.value_bytes(), first(key));
+        assert_eq!(reply.record.value_bytes(), first(key, body));
     }
     assert_eq!(gateway.watch.stats().waiting, 0, "somebody is still waited for");
 }
@@ -257,8 +277,8 @@ async fn ten_thousand_at_once_write_one_record_and_get_one_reply() {
         tokio::task::yield_now().await;
     }
     let other = gateway.ask(1, 1, true);
-    gateway.reply(Some(id_of(1).to_string()), 5, 1).await;
-    gateway.reply(Some(id_of(1).to_string()), 6, 1).await;
+    gateway.reply(Some(id_of(1, 0).to_string()), 5, 1).await;
+    gateway.reply(Some(id_of(1, 0).to_string()), 6, 1).await;
     for client in clients {
         assert_eq!(client.await.unwrap().unwrap(), Some(Bytes::from_static(&[5])));
     }

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use config::{ClaimsPlan, Plan};
-use exchange::{Decide, Once, Quota, Signer, Topic, Topics, Watch};
+use exchange::{Decide, KEY_HEADER, Once, Quota, Signer, Topic, Topics, Watch};
 use kafka::{Claims, ClaimsOptions, Cluster};
 use telemetry::Samples;
 use telemetry::names::{label, metric};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::clusters::Clusters;
 
@@ -24,11 +26,13 @@ pub struct Exchanges {
     /// Exchanges that wait, of all routes.
     pub pending: Arc<Quota>,
     patience: std::time::Duration,
-    stopping: watch::Receiver<bool>,
+    /// Once the process stops, until when who waits for a reply may wait.
+    pub until: watch::Receiver<Option<Instant>>,
+    reading: Vec<JoinHandle<()>>,
     /// By cluster, topic and record header.
     watches: BTreeMap<(String, String, String), Arc<Watch>>,
-    /// The same; routes with other headers do not see each other's keys.
-    once: BTreeMap<(String, String, String), Arc<Once>>,
+    /// By cluster and topic.
+    once: BTreeMap<(String, String), Arc<Once>>,
     claims: Vec<(ClaimsPlan, Arc<Claims>)>,
 }
 
@@ -37,7 +41,7 @@ impl Exchanges {
     ///
     /// # Errors
     /// When there is no key to sign with and none can be kept.
-    pub fn start(plan: &Plan, clusters: &Clusters, stopping: watch::Receiver<bool>) -> io::Result<Self> {
+    pub fn start(plan: &Plan, clusters: &Clusters, until: watch::Receiver<Option<Instant>>) -> io::Result<Self> {
         let keys = match &plan.signing {
             Some(signing) => signing.keys.clone(),
             None => vec![kept_key(&plan.cache.directory)?],
@@ -45,7 +49,7 @@ impl Exchanges {
         let signer = Signer::new(&keys).ok_or_else(|| io::Error::other("there is no key to sign with"))?;
         let claims = plan.claims.iter().filter_map(|c| match clusters.get(&c.cluster) {
             Some(Cluster::Kafka(kafka)) => {
-                let (topic, target, id_header) = (c.topic.clone(), c.target.clone(), c.id_header.clone());
+                let (topic, target, id_header) = (c.topic.clone(), c.target.clone(), KEY_HEADER.to_owned());
                 Some((c.clone(), kafka.claims(ClaimsOptions { topic, target, id_header })))
             }
             _ => None,
@@ -54,7 +58,8 @@ impl Exchanges {
             signer: Arc::new(signer),
             pending: Quota::new(plan.limits.pending_exchanges),
             patience: plan.cache.read_your_writes_timeout,
-            stopping,
+            until,
+            reading: Vec::new(),
             watches: BTreeMap::new(),
             once: BTreeMap::new(),
             claims: claims.collect(),
@@ -66,24 +71,24 @@ impl Exchanges {
         let key = (cluster.to_owned(), topic.name().to_owned(), header.to_owned());
         let watch = self.watches.entry(key).or_insert_with(|| {
             let watch = Watch::new(Arc::clone(topic), header);
-            tokio::spawn(Arc::clone(&watch).run(self.stopping.clone()));
+            self.reading.push(tokio::spawn(Arc::clone(&watch).run()));
             watch
         });
         Arc::clone(watch)
     }
 
     /// What writes once to a topic: through claims where the plan has some for it.
-    pub fn once(&mut self, cluster: &str, topic: &Arc<Topic>, id_header: &str) -> Arc<Once> {
-        let key = (cluster.to_owned(), topic.name().to_owned(), id_header.to_owned());
+    pub fn once(&mut self, cluster: &str, topic: &Arc<Topic>) -> Arc<Once> {
+        let key = (cluster.to_owned(), topic.name().to_owned());
         if let Some(once) = self.once.get(&key) {
             return Arc::clone(once);
         }
         let of_topic = |(plan, _): &&(ClaimsPlan, Arc<Claims>)| plan.cluster == cluster && plan.target == topic.name();
         let decide = match self.claims.iter().find(of_topic).map(|(_, claims)| Arc::clone(claims)) {
-            Some(claims) => Decide::Claims(claims, self.watch(cluster, topic, id_header)),
+            Some(claims) => Decide::Claims(claims, self.watch(cluster, topic, KEY_HEADER)),
             None => Decide::Here,
         };
-        let once = Once::new(Arc::clone(topic), id_header, decide, self.patience);
+        let once = Once::new(Arc::clone(topic), decide, self.patience);
         self.once.insert(key, Arc::clone(&once));
         once
     }
@@ -96,8 +101,9 @@ impl Exchanges {
         })
     }
 
-    /// Has claims that run copied, and leaves the others to other gateways.
+    /// Ends what nobody waits for any more, has claims that run copied, and leaves the others to other gateways.
     pub async fn close(&self) {
+        self.reading.iter().for_each(JoinHandle::abort);
         for (_, claims) in &self.claims {
             claims.close().await;
         }
@@ -120,13 +126,11 @@ impl Exchanges {
             }
         }
         const RESULTS: [&str; 4] = ["written", "repeated", "conflict", "failed"];
-        let once = by_topic(&self.once, |once| {
+        for ((cluster, topic), once) in &self.once {
             let s = once.stats();
-            [s.written, s.repeated, s.conflicts, s.failed]
-        });
-        for ((cluster, topic), counts) in once {
+            let counts = [s.written, s.repeated, s.conflicts, s.failed];
             for (result, count) in RESULTS.into_iter().zip(counts) {
-                let labels = [(label::CLUSTER, cluster), (label::TOPIC, topic), (label::RESULT, result)];
+                let labels = [(label::CLUSTER, cluster.as_str()), (label::TOPIC, topic.as_str()), (label::RESULT, result)];
                 let help = "Requests with an idempotency key, by result.";
                 out.counter(metric::IDEMPOTENT_REQUESTS, help, &labels, count as f64);
             }
@@ -190,6 +194,7 @@ fn kept_key(directory: &Path) -> io::Result<Vec<u8>> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(told)?;
     file.write_all(&key).and_then(|()| file.sync_all()).map_err(told)?;
     std::fs::rename(&half, &path).map_err(told)?;
+    std::fs::File::open(directory).and_then(|dir| dir.sync_all()).map_err(told)?;
     Ok(key)
 }
 

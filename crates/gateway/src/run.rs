@@ -52,6 +52,8 @@ pub struct Running {
     control: tokio::task::JoinHandle<()>,
     /// Ends the waiting of requests that hold on for a change.
     stopping: watch::Sender<bool>,
+    /// By when requests that wait for a reply are to be answered.
+    until: watch::Sender<Option<tokio::time::Instant>>,
     drain_timeout: Duration,
     /// By name, `admin` last.
     pub addresses: Vec<(String, SocketAddr)>,
@@ -102,7 +104,8 @@ impl Running {
         let drain_timeout = plan.limits.drain_timeout;
         let (stopping, _) = watch::channel(false);
         exchanges::warn_of_lone_key(&plan, &topics);
-        let mut exchanges = Exchanges::start(&plan, &clusters, stopping.subscribe()).map_err(StartError::SigningKey)?;
+        let (until, answered_by) = watch::channel(None);
+        let mut exchanges = Exchanges::start(&plan, &clusters, answered_by).map_err(StartError::SigningKey)?;
         let stopped = stopping.subscribe();
         let pipelines =
             Lowering { clusters: &clusters, topics, shared, exchanges: &mut exchanges, stopping: stopped }.pipelines(plan)?;
@@ -131,6 +134,7 @@ impl Running {
             admin_drain,
             control,
             stopping,
+            until,
             drain_timeout,
             addresses: Vec::new(),
         };
@@ -152,6 +156,9 @@ impl Running {
         tracing::info!(timeout_s = self.drain_timeout.as_secs(), "draining");
         self.drain.begin(self.drain_timeout);
         self.stopping.send_replace(true);
+        // What is left of the drain is for the answers.
+        let last = self.drain_timeout.mul_f32(0.8).min(self.drain_timeout.saturating_sub(Duration::from_millis(500)));
+        self.until.send_replace(Some(tokio::time::Instant::now() + last));
         let listeners = std::mem::take(&mut self.listeners).join_all();
         tokio::pin!(listeners);
         let aborted: Vec<usize> = tokio::select! {

@@ -220,6 +220,10 @@ fn a_reply_is_found_when_the_request_is_gone() {
         // Nobody answers it again, but its reply is there.
         let again = bed.ask("POST", "/async/1", &[(KEY, "k"), ("prefer", "wait=2")], "b");
         assert_eq!(essence(&again), essence(&first), "{}", cluster.name());
+        // Another request with that key, which is free by now, is not given it.
+        assert!(poll_until(SOON, || bed.records(&bed.plan.requests).is_empty().then_some(())).is_some(), "{}", cluster.name());
+        let other = bed.ask("POST", "/async/1", &[(KEY, "k"), ("prefer", "wait=0")], "other");
+        assert_eq!(other.status, 504, "{}: {other:?}", cluster.name());
     }
 }
 

@@ -42,7 +42,7 @@ impl Checker<'_> {
         }
         let idempotency = exchange.idempotency.as_ref().map(|given| {
             let reply = reply.as_ref().and_then(Option::as_ref);
-            self.idempotency(given, &at.key("idempotency"), request.as_ref(), reply, &names.correlation_id, params)
+            self.idempotency(given, &at.key("idempotency"), request.as_ref(), reply, params)
         });
         let timeout = self.some_time(exchange.timeout, &at.key("timeout"), "answered");
         let body_bytes = self.body_bytes(exchange.body_bytes, &at.key("body_bytes"));

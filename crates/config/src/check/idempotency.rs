@@ -13,7 +13,7 @@ use crate::document::Idempotency;
 use crate::node::At;
 use crate::plan::{
     CachePlan, CapabilityPlan, ClaimsPlan, DIGEST_HEADER, HistoryPlan, IdempotencyMode, IdempotencyPlan, IdempotencySource,
-    ProducePlan, ReplyPlan, RoutePlan, StartPlan, TopicPlan,
+    KEY_HEADER, ProducePlan, ReplyPlan, RoutePlan, StartPlan, TopicPlan,
 };
 use crate::units::TemplateText;
 
@@ -26,21 +26,20 @@ const OWN_TOPIC: &str =
 const CLAIM_HEADER: &str = "tidegate-claim";
 
 /// Record headers that only the gateway itself sets, whatever the names of the correlation headers.
-pub(super) const OURS: [&str; 2] = [DIGEST_HEADER, CLAIM_HEADER];
+pub(super) const OURS: [&str; 3] = [DIGEST_HEADER, KEY_HEADER, CLAIM_HEADER];
 
 impl Checker<'_> {
     pub(super) fn identity(&mut self, given: Option<&TemplateText>, at: &At, params: Params<'_>) -> Option<Template> {
         self.template(at, given?, &OF_IDENTITY, params)
     }
 
-    /// `request` and `reply` are `None` when they are at fault, or there is no reply; `id_header` is the correlation id's.
+    /// `request` and `reply` are `None` when they are at fault, or there is no reply.
     pub(super) fn idempotency(
         &mut self,
         given: &Idempotency,
         at: &At,
         request: Option<&ProducePlan>,
         reply: Option<&ReplyPlan>,
-        id_header: &str,
         params: Params<'_>,
     ) -> Option<IdempotencyPlan> {
         let source = self.source(given, at, params);
@@ -60,7 +59,7 @@ impl Checker<'_> {
                     let help = "exactly-once goes by what transactions have committed: take the property out".to_owned();
                     self.fault(&mode_at, message, help);
                 }
-                self.claims(given, &at, request, reply, id_header)
+                self.claims(given, &at, request, reply)
             }
             _ => None,
         };
@@ -94,14 +93,7 @@ impl Checker<'_> {
 
     /// The name of the claims topic, which is noted with its request topic. There is one way through the cluster for each request
     /// topic: two would not know of each other.
-    fn claims(
-        &mut self,
-        given: &Idempotency,
-        at: &At,
-        request: &ProducePlan,
-        reply: Option<&ReplyPlan>,
-        id_header: &str,
-    ) -> Option<String> {
+    fn claims(&mut self, given: &Idempotency, at: &At, request: &ProducePlan, reply: Option<&ReplyPlan>) -> Option<String> {
         let (cluster, target) = (request.cluster.as_str(), request.topic.literal()?);
         let topic = given.claims.clone().unwrap_or_else(|| format!("{target}{CLAIMS_SUFFIX}"));
         // The default is made from the request topic, which may not be shown.
@@ -119,8 +111,8 @@ impl Checker<'_> {
         }
         let same = |one: &&(ClaimsPlan, At)| one.0.cluster == cluster && (one.0.topic == topic || one.0.target == target);
         let Some((known, known_at)) = self.claims.iter().find(same) else {
-            let (cluster, target, id_header) = (cluster.to_owned(), target.to_owned(), id_header.to_owned());
-            let plan = ClaimsPlan { cluster, topic: topic.clone(), target, id_header, create: None };
+            let (cluster, target) = (cluster.to_owned(), target.to_owned());
+            let plan = ClaimsPlan { cluster, topic: topic.clone(), target, create: None };
             self.claims.push((plan, at.clone()));
             return Some(topic);
         };
@@ -132,9 +124,6 @@ impl Checker<'_> {
                 format!("the claims for this request topic go elsewhere in line {line}, so that neither would know of the other"),
                 "write the same 'claims' in both",
             ))
-        } else if known.id_header != id_header {
-            let message = format!("in line {line}, the same claims have their correlation id in another record header");
-            Some((message, "give both routes the same 'names'"))
         } else {
             None
         };

@@ -11,6 +11,8 @@ use super::{CreatePlan, ProducePlan};
 
 /// The record header that holds the request digest: what an idempotent request is compared by.
 pub const DIGEST_HEADER: &str = "tidegate-request-digest";
+/// The record header that an idempotency key is looked for by.
+pub const KEY_HEADER: &str = "tidegate-idempotency-id";
 
 /// The keys that sign location tokens. All replicas share them.
 #[derive(Clone)]
@@ -149,8 +151,6 @@ pub struct ClaimsPlan {
     pub topic: String,
     /// The topic that claims are copied to, on the same cluster.
     pub target: String,
-    /// The record header of the correlation id.
-    pub id_header: String,
     /// From `cache.topics`, if the claims topic is declared there; else it is created as the cluster's defaults have it.
     pub create: Option<CreatePlan>,
 }

@@ -147,8 +147,8 @@ fn all_of_an_exchange_can_be_said() {
     let names = RecordNamesPlan { correlation_id: "cid".into(), reply_to: "to".into(), status: ":status".into() };
     assert_eq!(all.names, names);
     let [claims] = plan.claims.as_slice() else { panic!("{:?}", plan.claims) };
-    let of = [&claims.cluster, &claims.topic, &claims.target, &claims.id_header].map(String::as_str);
-    assert_eq!(of, ["main", "declared-claims", "commands", "cid"]);
+    let of = [&claims.cluster, &claims.topic, &claims.target].map(String::as_str);
+    assert_eq!(of, ["main", "declared-claims", "commands"]);
     assert_eq!(claims.create.as_ref().map(|create| create.partitions), Some(3));
     assert_eq!(cached(&plan), ["local/items", "main/commands+", "main/declared-claims", "main/orders"]);
 }

@@ -370,7 +370,6 @@ fn claims() {
 "#,
         r#"12:31 the claims for this request topic go elsewhere in line 10, so that neither would know of the other (write the same 'claims' in both)
 14:88 the claims topic 'c' is taken for another request topic, in line 10 (claims need a topic of their own for each request topic; without 'claims' it has that one's name and -claims)
-16:102 in line 10, the same claims have their correlation id in another record header (give both routes the same 'names')
 18:94 the claims topic has the records of another route (claims need a topic of their own for each request topic; without 'claims' it has that one's name and -claims)
 22:51 the claims for this request topic go elsewhere in line 18, so that neither would know of the other (write the same 'claims' in both)
 "#,

@@ -47,10 +47,8 @@ impl Lowering<'_> {
             self.topics.get(&reply.cluster, &reply.topic).ok_or_else(|| format!("no topic {} in the cache", reply.topic))?;
         let watch = self.exchanges.watch(&reply.cluster, &Arc::clone(topic), &e.names.correlation_id);
         let requests = e.request.topic.literal().and_then(|name| self.topics.get(&e.request.cluster, name)).cloned();
-        // What is left of the drain is for the answer.
-        let grace =
-            plan.limits.drain_timeout.mul_f32(0.8).min(plan.limits.drain_timeout.saturating_sub(Duration::from_millis(500)));
-        let correlate = Correlate::new(watch, requests, plan.cache.read_your_writes_timeout, self.stopping.clone(), grace);
+        let patience = plan.cache.read_your_writes_timeout;
+        let correlate = Correlate::new(watch, requests, patience, self.exchanges.until.clone());
         Ok(Replies {
             correlate,
             face: reply_face(&e.names, reply)?,
@@ -84,7 +82,7 @@ impl Lowering<'_> {
         let once = match &p.idempotency {
             Some(_) => {
                 let cached = self.topics.get(&p.cluster, &topic).ok_or_else(|| format!("no topic {topic} in the cache"))?;
-                Some(self.exchanges.once(&p.cluster, &Arc::clone(cached), &names.correlation_id))
+                Some(self.exchanges.once(&p.cluster, &Arc::clone(cached)))
             }
             None => None,
         };
