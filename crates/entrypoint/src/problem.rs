@@ -263,7 +263,8 @@ impl From<&OnceError> for Problem {
     fn from(e: &OnceError) -> Self {
         match e {
             OnceError::Produce(e) => Self::from(e),
-            OnceError::Look(e) => Self::from(e.as_ref()).not_written(),
+            // Not by this request: one with that key before it may have.
+            OnceError::Look(e) => Self::from(e.as_ref()).maybe_written(),
             OnceError::Conflict => {
                 let detail =
                     "the idempotency key was used for a request with another method, path, body or header: take a new key";

@@ -14,6 +14,9 @@ use crate::id::CorrelationId;
 use crate::topic::Topic;
 use crate::watch::{Awaited, Watch, first};
 
+/// How long a look at an exchange may wait for the cluster, which need not be there.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The replies of a route.
 pub struct Correlate {
     replies: Arc<Watch>,
@@ -84,6 +87,12 @@ impl Correlate {
         let policy = self.replies.topic().cache().map_err(|e| FetchError::Unavailable(e.to_string()))?.policy();
         if policy.is_expired(requested_ms, now_ms()) {
             return Ok(Progress::Gone);
+        }
+        // Nobody waits: then what the cluster has already must not be missed. Where it is away, the exchange is pending still.
+        if wait.is_zero() {
+            let topic = self.replies.topic();
+            let cache = topic.cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
+            let _ = topic.at_end(cache, self.patience.min(LOOK_PATIENCE)).await;
         }
         let reply = pending.reply(wait).await?;
         pending.leave();

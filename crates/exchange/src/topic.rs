@@ -20,9 +20,9 @@ pub struct Topic {
     options: FetchOptions,
     history: History,
     cache: OnceLock<Arc<TopicCache>>,
-    /// Per partition, the offset behind the last record that this process told a client was written, and in which life of the
-    /// log that was.
-    acknowledged: RwLock<Vec<(i64, u64)>>,
+    /// Per partition, the offset behind the last record that this process told a client was written, and in which lives of log and
+    /// topic that was.
+    acknowledged: RwLock<Vec<(i64, Lives)>>,
 }
 
 impl Topic {
@@ -84,10 +84,10 @@ impl Topic {
             return;
         }
         let Ok(partition) = usize::try_from(partition) else { return };
-        let life = self.opened().and_then(|cache| cache.partitions().get(partition).map(|log| log.life())).unwrap_or(0);
+        let life = self.opened().map_or(Lives::default(), |cache| lives(cache, partition));
         let mut acknowledged = self.acknowledged.write();
         if acknowledged.len() <= partition {
-            acknowledged.resize(partition + 1, (0, 0));
+            acknowledged.resize(partition + 1, (0, life));
         }
         let (next, of) = &mut acknowledged[partition];
         *next = if *of == life { (*next).max(offset + 1) } else { offset + 1 };
@@ -125,25 +125,30 @@ impl Topic {
         Ok(produced)
     }
 
-    /// Waits until the cache holds all that the cluster had when this was called. The embedded log is its own cache.
+    /// Waits until the cache holds all that the cluster had when this was called, also what transactions have not committed by then.
+    /// The embedded log is its own cache.
     pub(crate) async fn at_end(&self, cache: &TopicCache, patience: Duration) -> Result<(), FetchError> {
-        if matches!(self.cluster, Cluster::Embedded(_)) {
-            return Ok(());
-        }
+        let Cluster::Kafka(kafka) = &self.cluster else { return Ok(()) };
         let deadline = Instant::now() + patience;
         let mut changes = cache.changes();
-        let ends = tokio::time::timeout_at(deadline, self.cluster.ends(&self.name)).await;
-        let ends = ends
-            .map_err(|_| "the cluster does not tell where the topic ends".to_owned())
-            .and_then(|ends| ends.map_err(|e| e.to_string()));
-        let ends = ends.map_err(FetchError::Unavailable)?;
+        let behind = || FetchError::Behind { topic: self.name.clone() };
+        let before: Vec<i64> = cache.partitions().iter().map(|log| log.end_offset()).collect();
+        let ends = match tokio::time::timeout_at(deadline, kafka.ends_uncommitted(&self.name)).await {
+            Ok(ends) => ends.map_err(|e| FetchError::Unavailable(e.to_string()))?,
+            Err(_) => return Err(FetchError::Unavailable("the cluster does not tell where the topic ends".to_owned())),
+        };
+        // What is cached is of another topic of this name, or of records that the cluster has lost: that has to be found out first.
+        if before.len() > ends.len() || before.iter().zip(&ends).any(|(before, end)| before > end) {
+            kafka.refresh();
+            return Err(behind());
+        }
         let is_there = || {
             let partitions = cache.partitions();
             partitions.len() >= ends.len() && partitions.iter().zip(&ends).all(|(log, end)| log.end_offset() >= *end)
         };
         while !is_there() {
             if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                return Err(FetchError::Behind { topic: self.name.clone() });
+                return Err(behind());
             }
         }
         Ok(())
@@ -157,12 +162,27 @@ impl Topic {
         let partitions = cache.partitions();
         let holds = |partition: usize, next: i64| partitions.get(partition).is_some_and(|log| log.end_offset() >= next);
         // What was acknowledged in a former life of the topic is gone.
-        let is_past = |partition: usize, life: u64| partitions.get(partition).is_some_and(|log| log.life() != life);
+        let is_past = |partition: usize, life: Lives| match partitions.get(partition) {
+            Some(log) => log.life() != life.log,
+            // A partition that is not known yet, or that the topic has no more.
+            None => cache.life() != life.topic,
+        };
         let acknowledged = self.acknowledged.read();
         let own = acknowledged.iter().enumerate().all(|(p, &(next, life))| next == 0 || is_past(p, life) || holds(p, next));
         let seen = cursor.is_none_or(|c| c.positions().iter().all(|&(p, next)| holds(p as usize, next)));
         (!own || !seen).then(|| FetchError::Behind { topic: self.name.clone() })
     }
+}
+
+/// How often a partition log, and its whole topic, began anew.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Lives {
+    log: u64,
+    topic: u64,
+}
+
+fn lives(cache: &TopicCache, partition: usize) -> Lives {
+    Lives { log: cache.partitions().get(partition).map_or(0, |log| log.life()), topic: cache.life() }
 }
 
 /// A cache that is kept current for as long as this lives, also if the topic is only read while it is used.
