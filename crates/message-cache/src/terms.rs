@@ -63,15 +63,36 @@ struct Run {
     level: u32,
     at8_max: u32,
     sorted: Vec<u64>,
+    /// A bit for each term, by its upper bits: most searches for what is not here end with one look.
+    filter: Vec<u64>,
 }
+
+/// Bits of a run's filter for each posting: one byte beside eight.
+const FILTER_BITS: usize = 8;
 
 impl Run {
     fn new(level: u32, mut sorted: Vec<u64>) -> Self {
         // The stable sort, as it finds the runs that a merge is made of.
         sorted.sort();
         sorted.dedup();
-        Self { level, at8_max: sorted.iter().map(|p| *p as u32).max().unwrap_or(0), sorted }
+        let at8_max = sorted.iter().map(|p| *p as u32).max().unwrap_or(0);
+        let mut run = Self { level, at8_max, filter: vec![0; (sorted.len() * FILTER_BITS).div_ceil(64)], sorted };
+        for posting in &run.sorted {
+            let bit = bit_of(term_of(*posting), run.filter.len());
+            run.filter[bit / 64] |= 1 << (bit % 64);
+        }
+        run
     }
+
+    fn may_have(&self, term: u32) -> bool {
+        let bit = bit_of(term, self.filter.len());
+        self.filter.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+    }
+}
+
+/// Terms are hashes: their upper bits are as good as any.
+fn bit_of(term: u32, words: usize) -> usize {
+    ((u64::from(term) * (words as u64 * 64)) >> 32) as usize
 }
 
 /// Which positions / 8 are wanted, and in which order.
@@ -111,6 +132,10 @@ impl Span {
 #[derive(Default)]
 pub struct Terms {
     tail: Vec<u64>,
+    /// The terms of the tail, again: many are compared at a time.
+    tail_terms: Vec<u32>,
+    /// Whether [`CROWDED`] was ever posted.
+    has_crowded: bool,
     /// The older the further merged.
     runs: Vec<Run>,
     count: usize,
@@ -119,11 +144,13 @@ pub struct Terms {
 impl Terms {
     pub fn post(&mut self, term: u32, at8: u32) {
         if self.count >= POSTINGS_MAX {
-            (self.tail, self.runs) = Default::default();
+            (self.tail, self.tail_terms, self.runs) = Default::default();
             return;
         }
         self.count += 1;
         self.tail.push(posting(term, at8));
+        self.tail_terms.push(term);
+        self.has_crowded |= term == CROWDED;
         if self.tail.len() == TAIL {
             self.fold();
         }
@@ -136,6 +163,7 @@ impl Terms {
 
     fn fold(&mut self) {
         let mut run = Run::new(0, std::mem::take(&mut self.tail));
+        self.tail_terms.clear();
         loop {
             let equals = self.runs.iter().rev().take_while(|r| r.level == run.level).count();
             if equals + 1 < FAN {
@@ -155,29 +183,41 @@ impl Terms {
             let from = r.sorted.partition_point(|p| term_of(*p) < term);
             r.sorted[from..].partition_point(|p| term_of(*p) == term)
         };
-        self.runs.iter().map(in_run).sum::<usize>() + self.tail.iter().filter(|p| term_of(**p) == term).count()
+        self.runs.iter().filter(|r| r.may_have(term)).map(in_run).sum::<usize>() + self.count_in_tail(term)
+    }
+
+    fn count_in_tail(&self, term: u32) -> usize {
+        self.tail_terms.iter().filter(|t| **t == term).count()
     }
 
     /// Adds positions / 8 of a term within a span, in its order, each once: the first `max`.
     pub fn positions(&self, term: u32, span: Span, max: usize, out: &mut Vec<u32>) {
+        if term == CROWDED && !self.has_crowded {
+            return;
+        }
         let mut found = Vec::new();
         let edge = posting(term, span.edge8());
         let is_of_term = |p: &&u64| term_of(**p) == term;
-        for run in self.runs.iter().filter(|r| span.holds(r.at8_max) || matches!(span, Span::Below(_))) {
+        let runs = self.runs.iter().filter(|r| r.may_have(term));
+        for run in runs.filter(|r| span.holds(r.at8_max) || matches!(span, Span::Below(_))) {
             let (before, after) = run.sorted.split_at(run.sorted.partition_point(|p| *p < edge));
             match span {
                 Span::From(_) => found.extend(after.iter().take(max).take_while(is_of_term).map(|p| *p as u32)),
                 Span::Below(_) => found.extend(before.iter().rev().take(max).take_while(is_of_term).map(|p| *p as u32)),
             }
         }
-        found.extend(self.tail.iter().filter(|p| is_of_term(p) && span.holds(**p as u32)).map(|p| *p as u32));
+        if self.count_in_tail(term) > 0 {
+            found.extend(self.tail.iter().filter(|p| is_of_term(p) && span.holds(**p as u32)).map(|p| *p as u32));
+        }
         span.order(&mut found, max);
         out.append(&mut found);
     }
 
     pub fn heap_bytes(&self) -> usize {
         let postings = self.tail.capacity() + self.runs.iter().map(|r| r.sorted.capacity()).sum::<usize>();
-        postings * size_of::<u64>() + self.runs.capacity() * size_of::<Run>()
+        let filters = self.runs.iter().map(|r| r.filter.capacity()).sum::<usize>();
+        let terms = self.tail_terms.capacity() * size_of::<u32>();
+        (postings + filters) * size_of::<u64>() + terms + self.runs.capacity() * size_of::<Run>()
     }
 
     /// The filter and the pages of these postings as they go to disk.
