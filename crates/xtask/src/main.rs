@@ -25,7 +25,7 @@ struct Cli {
 enum Chore {
     /// Run every test, with a real Apache Kafka broker started for the run.
     ///
-    /// KAFKA_BOOTSTRAP_SERVERS names a cluster to use instead. Java, Maven, kcat and curl are installed where that is possible (root
+    /// KAFKA_BOOTSTRAP_SERVERS names a cluster to use instead. Java, Maven, kcat, curl and Python 3 are installed where that is possible (root
     /// on a Debian-like system); otherwise the command that does it is printed, and the run fails.
     Test(suite::TestArgs),
     /// Measure Tidegate beside the limit it is held against, in interleaved rounds, and print a Markdown table.

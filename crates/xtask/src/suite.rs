@@ -11,7 +11,7 @@ use clap::Args;
 use testkit::{Broker, BrokerOptions, Error, Result};
 
 use crate::cargo::{build, cargo, output};
-use crate::tools::{CURL, JAVA, KCAT, MAVEN, need};
+use crate::tools::{CURL, JAVA, KCAT, MAVEN, PYTHON, need};
 
 #[derive(Args)]
 pub struct TestArgs {
@@ -32,9 +32,9 @@ pub struct TestArgs {
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     let started = Instant::now();
     if args.no_kafka {
-        need(&[CURL])?;
+        need(&[CURL, PYTHON])?;
     } else {
-        need(&[JAVA, MAVEN, KCAT, CURL])?;
+        need(&[JAVA, MAVEN, KCAT, CURL, PYTHON])?;
     }
     let features: Vec<&str> = args.features.iter().flat_map(|f| ["--features", f]).collect();
     // All targets in one go: the binary under test is then built with the very features that the tests unify, and nothing twice.

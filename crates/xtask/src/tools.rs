@@ -18,6 +18,7 @@ pub const JAVA: Tool = Tool { name: "java", package: "default-jre-headless" };
 pub const MAVEN: Tool = Tool { name: "mvn", package: "maven" };
 pub const KCAT: Tool = Tool { name: "kcat", package: "kcat" };
 pub const CURL: Tool = Tool { name: "curl", package: "curl" };
+pub const PYTHON: Tool = Tool { name: "python3", package: "python3" };
 pub const WRK: Tool = Tool { name: "wrk", package: "wrk" };
 
 /// Makes sure that all of them are there.
