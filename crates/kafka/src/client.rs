@@ -3,6 +3,7 @@
 
 mod admin;
 mod append;
+mod arrivals;
 mod ask;
 mod backoff;
 mod claims;

@@ -10,9 +10,9 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::sync::oneshot;
-use tokio::sync::oneshot::error::TryRecvError;
 
 use super::Stop;
+use crate::client::arrivals::Arrivals;
 use crate::client::config::{self, client_config};
 use crate::client::delivery::{Failure, Outcome, classify};
 use crate::client::health::{Health, WriterContext};
@@ -32,14 +32,12 @@ const RETRY_BACKOFF_MS: &str = "2";
 const SLICE: Duration = Duration::from_secs(1);
 /// As [`SLICE`], where deliveries have to be served in between.
 const SERVE: Duration = Duration::from_millis(100);
-/// How long one wait for deliveries lasts: librdkafka's wrapper waits it out, whatever comes.
-const POLL: Duration = Duration::from_millis(1);
-
-/// The most events that are served at a time.
-const EVENTS_MAX: usize = 8;
+/// How long a call that is to be made again waits for something new to be served before that.
+const AGAIN: Duration = Duration::from_millis(1);
 
 pub struct Writer {
-    producer: BaseProducer<WriterContext>,
+    arrivals: Arrivals<WriterContext>,
+    producer: Arc<BaseProducer<WriterContext>>,
     stop: Arc<Stop>,
 }
 
@@ -78,15 +76,17 @@ impl Writer {
         let health = Health::new(&cluster.options.name, "claims");
         let context = WriterContext { health, broken: AtomicBool::new(false) };
         let producer: BaseProducer<_> = properties.create_with_context(context).map_err(|e| config::refusal(&e))?;
+        let producer = Arc::new(producer);
+        let arrivals = Arrivals::of(&producer);
         let began = Instant::now();
         loop {
             match producer.init_transactions(SLICE) {
-                Ok(()) => return Ok(Some(Self { producer, stop: Arc::clone(stop) })),
+                Ok(()) => return Ok(Some(Self { arrivals, producer, stop: Arc::clone(stop) })),
                 Err(_) if stop.is_set() => return Ok(None),
                 Err(error) if is_retriable(&error) && began.elapsed() < 2 * TRANSACTION_TIMEOUT => {}
                 Err(error) => return Err(format!("no transactions as {id}: {error}")),
             }
-            producer.poll(POLL);
+            arrivals.wait(AGAIN);
         }
     }
 
@@ -116,49 +116,38 @@ impl Writer {
         }
         // Behind one that failed, the others wait for the transaction to be ended.
         let has_failed = |sent: &[Sent<'_>]| sent.iter().any(|one| matches!(one.outcome, Some(Err(_))));
-        while !self.serve(&mut sent, POLL) && !has_failed(&sent) && Instant::now() < deadline && !self.stop.is_over() {}
+        while !self.serve(&mut sent, SERVE) && !has_failed(&sent) && Instant::now() < deadline && !self.stop.is_over() {}
         if sent.iter().any(|sent| !matches!(sent.outcome, Some(Ok(_)))) {
             return Err(self.abort(fault(&sent, "records were not delivered")));
         }
-        let commit = || {
-            let committed = self.producer.commit_transaction(SERVE);
-            self.producer.poll(Duration::ZERO);
-            committed
-        };
-        match self.until(deadline + TRANSACTION_TIMEOUT, commit) {
+        match self.until(deadline + TRANSACTION_TIMEOUT, || self.producer.commit_transaction(SERVE)) {
             Ok(()) => Ok(sent.into_iter().filter_map(|sent| sent.outcome?.ok()).collect()),
             Err(error) => Err(self.fail(&error, &mut sent)),
         }
     }
 
-    /// Hands out deliveries; true when all have come.
+    /// Takes what was delivered, and when something is missing waits for more, at most that long; true when all is there.
     fn serve(&self, sent: &mut [Sent<'_>], wait: Duration) -> bool {
-        self.producer.poll(Duration::ZERO);
-        if self.producer.in_flight_count() > 0 {
-            self.producer.poll(wait);
+        self.arrivals.serve();
+        if !take(sent) {
+            self.arrivals.wait(wait);
         }
-        for one in sent.iter_mut().filter(|one| one.outcome.is_none()) {
-            match one.receiver.try_recv() {
-                Ok(outcome) => one.outcome = Some(outcome),
-                // Only with the producer.
-                Err(TryRecvError::Empty | TryRecvError::Closed) => {}
-            }
-        }
-        sent.iter().all(|one| one.outcome.is_some())
+        take(sent)
     }
 
     /// Serves what the producer has to say while there is nothing to write; it would else pile up.
     pub fn idle(&self) {
-        for _ in 0..EVENTS_MAX {
-            self.producer.poll(Duration::ZERO);
-        }
+        self.arrivals.serve();
     }
 
-    /// Calls until it is done, or fails for good: what librdkafka says is retriable goes on where it was.
+    /// Calls until it is done, or fails for good: what librdkafka says is retriable goes on where it was. A call may wait for records on
+    /// their way, whose deliveries are served here.
     fn until(&self, deadline: Instant, mut call: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
         loop {
             match call() {
-                Err(error) if is_retriable(&error) && Instant::now() < deadline && !self.stop.is_over() => {}
+                Err(error) if is_retriable(&error) && Instant::now() < deadline && !self.stop.is_over() => {
+                    self.arrivals.wait(AGAIN);
+                }
                 result => return result,
             }
         }
@@ -168,7 +157,8 @@ impl Writer {
     fn fail(&self, error: &KafkaError, sent: &mut [Sent<'_>]) -> Fault {
         match error {
             KafkaError::Transaction(cause) if cause.txn_requires_abort() => {
-                self.serve(sent, SERVE);
+                let until = Instant::now() + SERVE;
+                while !self.serve(sent, SERVE) && Instant::now() < until {}
                 self.abort(fault(sent, &error.to_string()))
             }
             // Not known to be over, or over for good.
@@ -178,13 +168,7 @@ impl Writer {
 
     fn abort(&self, why: Fault) -> Fault {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
-        let abort = || {
-            let aborted = self.producer.abort_transaction(SERVE);
-            // It waits for records on their way, whose deliveries are served here.
-            self.producer.poll(POLL);
-            aborted
-        };
-        match self.until(deadline, abort) {
+        match self.until(deadline, || self.producer.abort_transaction(SERVE)) {
             Ok(()) => why,
             Err(error) => Fault::Broken(error.to_string()),
         }
@@ -196,6 +180,15 @@ struct Sent<'r> {
     record: &'r ProduceRecord,
     receiver: oneshot::Receiver<Outcome>,
     outcome: Option<Outcome>,
+}
+
+/// Notes what was delivered; true when all was.
+fn take(sent: &mut [Sent<'_>]) -> bool {
+    for one in sent.iter_mut().filter(|one| one.outcome.is_none()) {
+        // Its sender is dropped with the producer at the latest.
+        one.outcome = one.receiver.try_recv().ok();
+    }
+    sent.iter().all(|one| one.outcome.is_some())
 }
 
 /// What kept records out.
