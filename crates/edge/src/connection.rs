@@ -11,6 +11,7 @@ use std::{fmt, io};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -42,8 +43,9 @@ const HTTP2_PING: Duration = Duration::from_secs(30);
 
 /// Answers requests. It is cloned once per connection; faults are its own to turn into responses.
 pub trait Handler: Clone + Send + Sync + 'static {
-    /// Answers one request of `peer`. The future is dropped when the peer goes away or a drain reaches its deadline.
-    fn handle(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+    /// Answers one request of `peer`. The future is dropped when the peer goes away or a drain reaches its deadline. The request is
+    /// lent, so that there is room for it once; who has to wait for long may clear of the head what is not needed any more.
+    fn handle(&self, head: &mut Parts, body: &mut Incoming, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// Who is at the other end of a connection.
@@ -188,27 +190,30 @@ struct Shared<H> {
     observer: Arc<dyn Observer>,
 }
 
-async fn answer<H: Handler>(
+/// No `async fn`, which would have room for its arguments twice.
+fn answer<H: Handler>(
     connection: Arc<Shared<H>>,
     request: Request<Incoming>,
     headers_max: usize,
     part_bytes: usize,
-) -> Result<Response<Tracked>, Infallible> {
+) -> impl Future<Output = Result<Response<Tracked>, Infallible>> {
     let guard = connection.pulse.request();
-    let is_http1 = request.version() < Version::HTTP_2;
-    let mut response = if request.headers().len() > headers_max {
-        connection.observer.limit_hit(hit::HEADERS);
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        response
-    } else {
-        connection.handler.handle(request, connection.peer).await
-    };
-    if is_http1 && connection.pulse.commanded() >= Command::LastRequest {
-        // The client learns it before it sends another request into a connection that is about to close.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let (mut head, mut body) = request.into_parts();
+    async move {
+        let mut response = if head.headers.len() > headers_max {
+            connection.observer.limit_hit(hit::HEADERS);
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            response
+        } else {
+            connection.handler.handle(&mut head, &mut body, connection.peer).await
+        };
+        if head.version < Version::HTTP_2 && connection.pulse.commanded() >= Command::LastRequest {
+            // The client learns it before it sends another request into a connection that is about to close.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|body| Tracked { body, part_bytes, _guard: guard }))
     }
-    Ok(response.map(|body| Tracked { body, part_bytes, _guard: guard }))
 }
 
 /// A body whose end is the end of the request.

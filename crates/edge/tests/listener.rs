@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edge::{Body, Drain, DrainHandle, Handler, Limits, Listener, ListenerOptions, Observer, Peer, hit};
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -51,12 +52,12 @@ struct Echo {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, request: Request<Incoming>, _peer: Peer) -> Response<Body> {
-        let text = format!("{} {}", request.method(), request.uri().path());
-        if request.uri().path() == "/big" {
+    async fn handle(&self, head: &mut Parts, body: &mut Incoming, _peer: Peer) -> Response<Body> {
+        let text = format!("{} {}", head.method, head.uri.path());
+        if head.uri.path() == "/big" {
             return Response::new(vec![b'x'; 64 * 1024 * 1024].into());
         }
-        let Ok(body) = request.into_body().collect().await else {
+        let Ok(body) = body.collect().await else {
             return Response::new(Body::Empty);
         };
         if text.ends_with("/hold") {

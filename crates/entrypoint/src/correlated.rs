@@ -5,20 +5,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use exchange::{Acknowledged, Correlate, CorrelationId, Latest, Marks, Permit, Produce, Progress, Quota, Signer, Write};
-use http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{HOST, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::Body;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use template::Scope;
 
 use crate::body;
+use crate::correlated::waiting::{Asked, Begun, Waiting};
 use crate::identify::Identify;
 use crate::prefer::Preferences;
 use crate::problem::Problem;
 use crate::reply::ReplyFace;
-use crate::scope::RequestScope;
-use crate::{CURSOR_HEADER, Outcome, Reply, headers};
+use crate::scope::{Ids, RequestScope};
+use crate::{Outcome, Reply, headers};
+
+mod waiting;
 
 pub struct ExchangeFaceOptions {
     /// Most bytes of a request body.
@@ -127,18 +130,25 @@ impl ExchangeFace {
         self.produce.topic_label()
     }
 
-    /// Writes the request, and answers with the reply, or where it will be.
-    pub async fn answer<B>(&self, request: Request<B>, params: &[(&str, &str)], trail: &mut Trail) -> (Response<Reply>, Outcome)
+    /// Writes the request, and answers with the reply, or where it will be. Of the head, what the answer does not need is gone then.
+    pub async fn answer<B>(
+        &self,
+        head: &mut Parts,
+        body: B,
+        params: &[(&str, &str)],
+        trail: &mut Trail,
+    ) -> (Response<Reply>, Outcome)
     where
         B: Body<Data = Bytes>,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        or_problem(self.run(request, params, trail).await)
+        or_problem(self.run(head, body, params, trail).await)
     }
 
     async fn run<B>(
         &self,
-        request: Request<B>,
+        head: &mut Parts,
+        body: B,
         params: &[(&str, &str)],
         trail: &mut Trail,
     ) -> Result<(Response<Reply>, Outcome), Problem>
@@ -146,94 +156,87 @@ impl ExchangeFace {
         B: Body<Data = Bytes>,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        let (head, body) = request.into_parts();
+        // Boxed: many wait for a long time, and need not hold on to what a request needs until it is written.
+        let mut waiting = match Box::pin(self.begin(head, body, params, trail)).await? {
+            Begun::Done(response, outcome) => return Ok((response, outcome)),
+            Begun::Waits(waiting) => waiting,
+        };
+        if waiting.ids.is_none() {
+            (head.headers, head.uri) = Default::default();
+            head.extensions.clear();
+        }
+        let wait = self.wait(&waiting.asked, waiting.is_async());
+        let reply = waiting.pending.reply(wait).await.map_err(|e| Problem::from(&e).written())?;
+        let ids = waiting.ids.take().map(|ids| *ids).unwrap_or_default();
+        waiting.end(reply, &self.options.identify.scope(head, params).with_ids(ids), trail)
+    }
+
+    /// All that comes before the wait.
+    async fn begin<'f, B>(
+        &'f self,
+        head: &Parts,
+        body: B,
+        params: &[(&str, &str)],
+        trail: &mut Trail,
+    ) -> Result<Begun<'f>, Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
         let body = body::collect(&head.headers, body, self.options.body_bytes_max, self.options.timeout).await?;
-        let _permits = self.options.replies.as_ref().map(Replies::enter).transpose()?;
+        let replies = self.options.replies.as_ref();
+        let replies = replies.map(|replies| Ok::<_, Problem>((replies, replies.enter()?))).transpose()?;
         let began = Instant::now();
-        let (scope, identity, marks) = self.options.identify.identify(&head, params, &body)?;
+        let (scope, identity, marks) = self.options.identify.identify(head, params, &body)?;
         let (scope, marks) = match marks {
             Some(marks) => (scope, marks),
             None => {
                 let id = CorrelationId::random();
-                (scope.with_ids(id.to_string(), None), Marks { id, key: None })
+                (scope.with_ids(Ids::new(id.to_string(), None)), Marks { id, key: None })
             }
         };
         let write =
-            Write { value: Some(body), headers: self.record_headers(&head, trail), marks: Some(marks), precondition: None };
+            Write { value: Some(body), headers: self.record_headers(head, trail), marks: Some(marks), precondition: None };
         let prefers = Preferences::parse(&head.headers);
         // Nobody waits where nobody replies.
-        let wait = prefers.wait.filter(|_| self.options.replies.is_some()).map(|wait| wait.min(self.options.timeout));
-        let asked = Asked { scope: &scope, identity: &identity, id: marks.id, respond_async: prefers.respond_async, wait, began };
-        match &self.options.replies {
-            None => {
-                let acknowledged = self.write(&asked, write, trail).await?;
-                let respond_async = asked.respond_async;
-                let status = if respond_async { StatusCode::ACCEPTED } else { StatusCode::NO_CONTENT };
-                let mut response = asked.accepted(status, respond_async);
-                let cursor = acknowledged.cursor.and_then(|cursor| HeaderValue::try_from(cursor.encode()).ok());
-                response.headers_mut().extend(cursor.map(|cursor| (CURSOR_HEADER, cursor)));
-                Ok((response, Outcome::Accepted))
-            }
-            Some(replies) => self.converse(replies, &asked, write, trail).await,
-        }
-    }
-
-    async fn converse(
-        &self,
-        replies: &Replies,
-        asked: &Asked<'_>,
-        write: Write,
-        trail: &mut Trail,
-    ) -> Result<(Response<Reply>, Outcome), Problem> {
-        let location = replies.location.as_ref().map(|l| (l, l.render(self, asked)));
-        let mut pending = replies.correlate.expect(asked.id).await.map_err(|e| Problem::from(&e).not_written())?;
-        // The id of a key may have been replied to before this request; that of no key is new.
-        let may_be_replied = write.marks.is_some_and(|marks| marks.key.is_some());
-        self.write(asked, write, trail).await.map_err(|problem| match &location {
+        let wait = prefers.wait.filter(|_| replies.is_some()).map(|wait| wait.min(self.options.timeout));
+        let asked = Asked { id: marks.id, respond_async: prefers.respond_async, wait, began };
+        let Some((replies, permits)) = replies else {
+            let acknowledged = self.write(&asked, &scope, write, trail).await?;
+            return Ok(Begun::Done(asked.written(&acknowledged), Outcome::Accepted));
+        };
+        let location = replies.location.as_ref().map(|l| (l, l.render(self, &scope, &identity, asked.id)));
+        let pending = replies.correlate.expect(asked.id).await.map_err(|e| Problem::from(&e).not_written())?;
+        let mut waiting = Waiting { replies, asked, pending, location, ids: None, _permits: permits };
+        self.write(&asked, &scope, write, trail).await.map_err(|problem| match &waiting.location {
             Some((_, at)) if problem.may_be_written() => problem.with("location", at.clone()),
             _ => problem,
         })?;
-        let written = |e: &exchange::FetchError| Problem::from(e).written();
-        let ready = if may_be_replied { pending.ready().map_err(|e| written(&e))? } else { None };
-        let is_async = asked.respond_async && location.is_some();
-        let reply = match ready {
-            Some(reply) => Some(reply),
-            None => pending.reply(self.wait(asked, is_async)).await.map_err(|e| written(&e))?,
-        };
-        if is_async {
-            pending.leave();
+        // The id of a key may have been replied to before this request; that of no key is new.
+        let ready = if marks.key.is_some() { waiting.pending.ready().map_err(|e| Problem::from(&e).written())? } else { None };
+        if ready.is_some() {
+            let (response, outcome) = waiting.end(ready, &scope, trail)?;
+            return Ok(Begun::Done(response, outcome));
         }
-        match (reply, location) {
-            (Some(reply), _) => {
-                trail.reply = Some(asked.step(reply.partition, reply.record.offset()));
-                let mut response = replies.respond(asked.scope, &reply).map_err(Problem::written)?;
-                asked.applied(&mut response, false);
-                Ok((response, Outcome::Replied))
-            }
-            (None, Some((location, at))) if is_async => {
-                let mut response = asked.accepted(StatusCode::ACCEPTED, true);
-                location.point(&mut response, &at);
-                Ok((response, Outcome::Accepted))
-            }
-            (None, location) => {
-                let problem = Problem::no_reply(asked.began.elapsed()).with("correlation_id", asked.id.to_string());
-                Err(match location {
-                    Some((_, at)) => problem.with("location", at),
-                    None => problem,
-                })
-            }
-        }
+        waiting.ids = replies.face.needs_request().then(|| Box::new(scope.into_ids()));
+        Ok(Begun::Waits(waiting))
     }
 
     /// What is left for the reply.
-    fn wait(&self, asked: &Asked<'_>, is_async: bool) -> Duration {
+    fn wait(&self, asked: &Asked, is_async: bool) -> Duration {
         let wished = asked.wait.unwrap_or(if is_async { Duration::ZERO } else { self.options.timeout });
         wished.saturating_sub(asked.began.elapsed())
     }
 
-    async fn write(&self, asked: &Asked<'_>, write: Write, trail: &mut Trail) -> Result<Acknowledged, Problem> {
+    async fn write(
+        &self,
+        asked: &Asked,
+        scope: &RequestScope<'_>,
+        write: Write,
+        trail: &mut Trail,
+    ) -> Result<Acknowledged, Problem> {
         let left = self.options.timeout.saturating_sub(asked.began.elapsed());
-        let acknowledged = match tokio::time::timeout(left, self.produce.run(asked.scope, write)).await {
+        let acknowledged = match tokio::time::timeout(left, self.produce.run(scope, write)).await {
             Ok(done) => done.map_err(|fault| Problem::from(&fault))?,
             Err(_) => {
                 let problem = Problem::produce_too_slow(self.options.timeout);
@@ -277,8 +280,7 @@ impl ExchangeFace {
         let prefers = Preferences::parse(&head.headers);
         let wait = prefers.wait.unwrap_or_default().min(replies.wait_max);
         let _permits = if wait.is_zero() { None } else { Some(replies.enter().map_err(Problem::of_a_look)?) };
-        let asked =
-            Asked { scope: &scope, identity: &identity, id, respond_async: false, wait: prefers.wait.map(|_| wait), began };
+        let asked = Asked { id, respond_async: false, wait: prefers.wait.map(|_| wait), began };
         let (mut response, outcome) = match replies.correlate.progress(id, wait).await.map_err(|e| Problem::from(&e))? {
             Progress::Replied(reply) => {
                 trail.reply = Some(asked.step(reply.partition, reply.record.offset()));
@@ -310,56 +312,17 @@ impl Replies {
     }
 }
 
-/// A request on its way.
-struct Asked<'a> {
-    scope: &'a RequestScope<'a>,
-    identity: &'a str,
-    id: CorrelationId,
-    respond_async: bool,
-    /// How long it wants to wait, as far as it may.
-    wait: Option<Duration>,
-    began: Instant,
-}
-
-impl Asked<'_> {
-    fn step(&self, partition: i32, offset: i64) -> Step {
-        Step { partition, offset, micros: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX) }
-    }
-
-    fn accepted(&self, status: StatusCode, respond_async: bool) -> Response<Reply> {
-        let mut response = Response::new(Reply::Empty);
-        *response.status_mut() = status;
-        self.applied(&mut response, respond_async);
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
-    }
-
-    /// Which preferences counted (RFC 7240 section 3).
-    fn applied(&self, response: &mut Response<Reply>, respond_async: bool) {
-        let wait = self.wait.map(|w| format!("wait={}", w.as_secs()));
-        let applied = match (respond_async, wait) {
-            (true, Some(wait)) => format!("respond-async, {wait}"),
-            (true, None) => "respond-async".to_owned(),
-            (false, Some(wait)) => wait,
-            (false, None) => return,
-        };
-        if let Ok(applied) = HeaderValue::try_from(applied) {
-            response.headers_mut().insert("preference-applied", applied);
-        }
-    }
-}
-
 impl Location {
-    fn render(&self, face: &ExchangeFace, asked: &Asked<'_>) -> String {
+    fn render(&self, face: &ExchangeFace, scope: &RequestScope<'_>, identity: &str, id: CorrelationId) -> String {
         let mut out = String::new();
         for piece in &self.pieces {
             match piece {
                 LocationPiece::Text(text) => out.extend(utf8_percent_encode(text, PATH)),
                 LocationPiece::Param(name) => {
-                    let value = asked.scope.param(name).unwrap_or_default();
+                    let value = scope.param(name).unwrap_or_default();
                     out.extend(utf8_percent_encode(&value, SEGMENT));
                 }
-                LocationPiece::Token => out.push_str(&self.signer.sign(asked.id, face.topic_label(), asked.identity)),
+                LocationPiece::Token => out.push_str(&self.signer.sign(id, face.topic_label(), identity)),
             }
         }
         out
@@ -400,4 +363,24 @@ impl Pseudo {
 
 fn or_problem(done: Result<(Response<Reply>, Outcome), Problem>) -> (Response<Reply>, Outcome) {
     done.unwrap_or_else(|problem| (problem.response(), Outcome::Failed(problem.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// Room for an exchange while it waits, in bytes.
+    const FUTURE_BYTES_MAX: usize = 736;
+
+    fn future_bytes<'a, F>(_: impl FnOnce(&'a ExchangeFace, &'a mut Parts, &'a mut Full<Bytes>, &'a mut Trail) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn one_that_waits_is_small() {
+        let bytes = future_bytes(|face, head, body, trail| face.answer(head, body, &[], trail));
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes} bytes");
+    }
 }

@@ -83,7 +83,7 @@ impl FetchFace {
                 (response, Outcome::NotModified)
             }
             Found::Collection(version, merged) => {
-                let mut response = self.collection(&scope, merged).await?;
+                let mut response = Box::pin(self.collection(&scope, merged)).await?;
                 validators(response.headers_mut(), version.etag(), version.timestamp_ms);
                 (response, Outcome::Hit)
             }

@@ -6,7 +6,7 @@ use http::request::Parts;
 use template::Template;
 
 use crate::problem::Problem;
-use crate::scope::{IDEMPOTENCY_KEY_BYTES_MAX, RequestScope};
+use crate::scope::{IDEMPOTENCY_KEY_BYTES_MAX, Ids, RequestScope};
 
 /// Longest identity taken, in bytes.
 const IDENTITY_BYTES_MAX: usize = 4096;
@@ -43,6 +43,15 @@ impl Identify {
         }
     }
 
+    /// The request as templates see it, without ids.
+    pub fn scope<'a>(&'a self, head: &'a Parts, params: &'a [(&'a str, &'a str)]) -> RequestScope<'a> {
+        let scope = RequestScope::new(head, params);
+        match self.idempotency.as_ref().map(|idempotency| &idempotency.source) {
+            Some(KeySource::Header { name, .. }) => scope.with_idempotency_header(name.as_str()),
+            Some(KeySource::Template(_)) | None => scope,
+        }
+    }
+
     /// The request as templates see it, the identity, and what its record is known by. `None` where the route has no use for it.
     pub fn identify<'a>(
         &'a self,
@@ -50,20 +59,13 @@ impl Identify {
         params: &'a [(&'a str, &'a str)],
         body: &[u8],
     ) -> Result<(RequestScope<'a>, String, Option<Marks>), Problem> {
-        let scope = RequestScope::new(head, params);
-        let Some(idempotency) = &self.idempotency else {
-            let identity = self.identity(&scope).map_err(Problem::not_written)?;
-            return Ok((scope, identity, None));
-        };
-        let scope = match &idempotency.source {
-            KeySource::Header { name, .. } => scope.with_idempotency_header(name.as_str()),
-            KeySource::Template(_) => scope,
-        };
+        let scope = self.scope(head, params);
         let identity = self.identity(&scope).map_err(Problem::not_written)?;
+        let Some(idempotency) = &self.idempotency else { return Ok((scope, identity, None)) };
         let Some(key) = idempotency.key(&scope)? else { return Ok((scope, identity, None)) };
         let (key_id, digest) = (KeyId::new(&self.topic, &identity, &key), idempotency.digest(head, body));
         let id = CorrelationId::of_request(key_id, digest);
-        Ok((scope.with_ids(id.to_string(), Some(key)), identity, Some(Marks { id, key: Some((key_id, digest)) })))
+        Ok((scope.with_ids(Ids::new(id.to_string(), Some(key))), identity, Some(Marks { id, key: Some((key_id, digest)) })))
     }
 }
 

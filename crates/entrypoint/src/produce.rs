@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use exchange::{Acknowledged, Produce, Write};
 use http::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 
 use crate::body;
@@ -44,26 +45,25 @@ impl ProduceFace {
         self.produce.topic_label()
     }
 
-    pub async fn answer<B>(&self, request: Request<B>, params: &[(&str, &str)]) -> (Response<Reply>, Outcome)
+    pub async fn answer<B>(&self, head: &Parts, body: B, params: &[(&str, &str)]) -> (Response<Reply>, Outcome)
     where
         B: Body<Data = Bytes>,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        match self.run(request, params).await {
+        match self.run(head, body, params).await {
             Ok(response) => (response, Outcome::Produced),
             Err(problem) => (problem.response(), Outcome::Failed(problem.name)),
         }
     }
 
-    async fn run<B>(&self, request: Request<B>, params: &[(&str, &str)]) -> Result<Response<Reply>, Problem>
+    async fn run<B>(&self, head: &Parts, body: B, params: &[(&str, &str)]) -> Result<Response<Reply>, Problem>
     where
         B: Body<Data = Bytes>,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        let (head, body) = request.into_parts();
-        let precondition = self.precondition(&head)?;
+        let precondition = self.precondition(head)?;
         let body = body::collect(&head.headers, body, self.options.body_bytes_max, self.options.timeout).await?;
-        let (scope, _, marks) = self.options.identify.identify(&head, params, &body)?;
+        let (scope, _, marks) = self.options.identify.identify(head, params, &body)?;
         let value = value_of(&head.method, &head.headers, body);
         let headers = headers::to_record(&head.headers, &self.options.copy_headers);
         // Without a key nobody looks for the record by its id.
@@ -76,7 +76,7 @@ impl ProduceFace {
         Ok(respond(&acknowledged, Preferences::parse(&head.headers).returns))
     }
 
-    fn precondition(&self, head: &http::request::Parts) -> Result<Option<exchange::Precondition>, Problem> {
+    fn precondition(&self, head: &Parts) -> Result<Option<exchange::Precondition>, Problem> {
         if !matches!(head.method, Method::PUT | Method::PATCH | Method::DELETE) {
             return Ok(None);
         }

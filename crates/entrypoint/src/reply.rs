@@ -34,6 +34,11 @@ impl ReplyFace {
         Self { options }
     }
 
+    /// Whether [`ReplyFace::respond`] looks at the request.
+    pub fn needs_request(&self) -> bool {
+        self.options.headers.iter().any(|(_, template)| template.literal().is_none())
+    }
+
     /// # Errors
     /// When the worker's reply is none that HTTP can carry.
     pub fn respond(&self, scope: &RequestScope<'_>, topic: &str, latest: &Latest) -> Result<Response<Reply>, Problem> {

@@ -18,15 +18,27 @@ pub struct RequestScope<'a> {
     head: &'a Parts,
     params: &'a [(&'a str, &'a str)],
     idempotency_header: &'a str,
+    ids: Ids,
+}
+
+/// The ids of a request, those that are made on first use included.
+#[derive(Debug, Default)]
+pub struct Ids {
     idempotency_key: OnceLock<String>,
     correlation_id: OnceLock<String>,
+}
+
+impl Ids {
+    pub fn new(correlation_id: String, idempotency_key: Option<String>) -> Self {
+        let idempotency_key = idempotency_key.map_or_else(OnceLock::new, OnceLock::from);
+        Self { idempotency_key, correlation_id: OnceLock::from(correlation_id) }
+    }
 }
 
 impl<'a> RequestScope<'a> {
     /// `params` are percent-decoded.
     pub fn new(head: &'a Parts, params: &'a [(&'a str, &'a str)]) -> Self {
-        let idempotency_header = IDEMPOTENCY_HEADER;
-        Self { head, params, idempotency_header, idempotency_key: OnceLock::new(), correlation_id: OnceLock::new() }
+        Self { head, params, idempotency_header: IDEMPOTENCY_HEADER, ids: Ids::default() }
     }
 
     /// With the header that the route takes idempotency keys from, in lower case.
@@ -37,9 +49,12 @@ impl<'a> RequestScope<'a> {
 
     /// With the ids of the request, for templates to see.
     #[must_use]
-    pub fn with_ids(self, correlation_id: String, idempotency_key: Option<String>) -> Self {
-        let key = idempotency_key.map_or_else(OnceLock::new, OnceLock::from);
-        Self { correlation_id: OnceLock::from(correlation_id), idempotency_key: key, ..self }
+    pub fn with_ids(self, ids: Ids) -> Self {
+        Self { ids, ..self }
+    }
+
+    pub fn into_ids(self) -> Ids {
+        self.ids
     }
 
     pub fn head(&self) -> &'a Parts {
@@ -99,18 +114,18 @@ impl Scope for RequestScope<'_> {
     }
 
     fn idempotency_key(&self) -> Option<Cow<'_, str>> {
-        if let Some(key) = self.idempotency_key.get() {
+        if let Some(key) = self.ids.idempotency_key.get() {
             return Some(Cow::Borrowed(key));
         }
         let given = self.head.headers.get(self.idempotency_header).and_then(|v| v.to_str().ok());
         match given.filter(|k| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&k.len())) {
             Some(key) => Some(Cow::Borrowed(key)),
-            None => Some(Cow::Borrowed(self.idempotency_key.get_or_init(new_id))),
+            None => Some(Cow::Borrowed(self.ids.idempotency_key.get_or_init(new_id))),
         }
     }
 
     fn correlation_id(&self) -> Option<Cow<'_, str>> {
-        Some(Cow::Borrowed(self.correlation_id.get_or_init(new_id)))
+        Some(Cow::Borrowed(self.ids.correlation_id.get_or_init(new_id)))
     }
 }
 

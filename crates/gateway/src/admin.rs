@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use edge::{Body, Peer};
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use kafka::Cluster;
 
@@ -27,14 +28,14 @@ pub struct AdminState {
 }
 
 impl edge::Handler for Admin {
-    async fn handle(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    async fn handle(&self, head: &mut Parts, _: &mut Incoming, _: Peer) -> Response<Body> {
+        if !matches!(head.method, Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let mut response = self.state.answer(request.uri().path());
-        if request.method() == Method::HEAD {
+        let mut response = self.state.answer(head.uri.path());
+        if head.method == Method::HEAD {
             *response.body_mut() = Body::Empty;
         }
         response

@@ -10,10 +10,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edge::{Body, HeadFault, PathFault, Peer, Routed, Router};
+use edge::{Body, HeadFault, Params, PathFault, Peer, Routed, Router};
 use entrypoint::{ExchangeFace, FetchFace, Outcome, Problem, ProduceFace, Reply};
 use http::header::{ALLOW, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::request::Parts as Head;
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use telemetry::{RouteMetrics, TopicExchange, TopicFetch, TopicProduce};
 
@@ -60,59 +61,77 @@ pub(crate) enum Capability {
 }
 
 impl edge::Handler for Pipeline {
-    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let mut passage = Passage::begin(&self.parts.shared, &request, peer);
-        let response = self.parts.pass(request, &mut passage).await;
+    async fn handle(&self, head: &mut Head, body: &mut Incoming, peer: Peer) -> Response<Body> {
+        let mut passage = Passage::begin(&self.parts.shared, head, peer);
+        let (route, params) = match self.parts.admit(head, &mut passage) {
+            Ok(found) => found,
+            Err(refused) => return passage.end(*refused),
+        };
+        let response = self.parts.pass(route, &params, head, body, &mut passage).await;
         passage.end(response)
     }
 }
 
 impl Parts {
-    async fn pass<'p>(&'p self, request: Request<Incoming>, passage: &mut Passage<'p>) -> Response<Reply> {
+    /// The route of a request and the parameters of its path, or the answer where there is none.
+    fn admit<'p>(&'p self, head: &Head, passage: &mut Passage<'p>) -> Result<(&'p Route, Params), Box<Response<Reply>>> {
         // A gateway that takes on more than it can bear serves nobody.
         if passage.running > self.shared.requests_max {
             self.shared.metrics.edge.limit_hit("requests");
-            return Problem::too_many_requests(self.shared.requests_max).response();
+            return Err(Problem::too_many_requests(self.shared.requests_max).response().into());
         }
-        let (head, body) = request.into_parts();
-        if let Some(fault) = HeadFault::find(&head) {
-            return Problem::bad_head(fault.status(), fault.to_string()).response();
+        if let Some(fault) = HeadFault::find(head) {
+            return Err(Problem::bad_head(fault.status(), fault.to_string()).response().into());
         }
-        let (route, params) = match self.router.route(&head) {
-            Routed::Found { route, params } => (route, params),
-            Routed::NotFound => return Problem::no_route().response(),
-            Routed::MethodNotAllowed { allow } => return with_allow(Problem::method_not_allowed(&allow).response(), &allow),
-            Routed::Options { allow } => return with_allow(no_content(), &allow),
+        match self.router.route(head) {
+            Routed::Found { route, params } => {
+                passage.took(route);
+                Ok((route, params))
+            }
+            Routed::NotFound => Err(Problem::no_route().response().into()),
+            Routed::MethodNotAllowed { allow } => Err(with_allow(Problem::method_not_allowed(&allow).response(), &allow).into()),
+            Routed::Options { allow } => Err(with_allow(no_content(), &allow).into()),
             Routed::BadPath(fault) => {
                 self.count_limit(match fault {
                     PathFault::TooLong => "uri_bytes",
                     PathFault::TooManySegments => "path_segments",
                     _ => "",
                 });
-                return Problem::bad_path(fault.status(), fault.to_string()).response();
+                Err(Problem::bad_path(fault.status(), fault.to_string()).response().into())
             }
-        };
-        passage.took(route);
+        }
+    }
+
+    /// Fetches are frequent and end at once, so their future is here. The others are boxed as far as they write or look something up:
+    /// there are as many futures of this size as requests wait.
+    async fn pass(
+        &self,
+        route: &Route,
+        params: &Params,
+        head: &mut Head,
+        body: &mut Incoming,
+        passage: &mut Passage<'_>,
+    ) -> Response<Reply> {
         let params: Vec<(&str, &str)> = params.iter().collect();
         let (response, outcome) = match &route.capability {
             Capability::Produce(face, metrics) => {
-                let (response, outcome) = face.answer(Request::from_parts(head, body), &params).await;
+                let (response, outcome) = Box::pin(face.answer(head, body, &params)).await;
                 count_produce(metrics, outcome);
                 (response, outcome)
             }
             Capability::Fetch(face, metrics) => {
-                let (response, outcome) = face.answer(&head, &params).await;
+                let (response, outcome) = face.answer(head, &params).await;
                 count_fetch(metrics, outcome);
                 (response, outcome)
             }
             Capability::Exchange(face, metrics) => {
                 let trail = passage.trail(&head.headers);
-                let (response, outcome) = face.answer(Request::from_parts(head, body), &params, trail).await;
+                let (response, outcome) = face.answer(head, body, &params, trail).await;
                 count_exchange(metrics, outcome);
                 (response, outcome)
             }
             Capability::FollowUp(face, metrics) => {
-                let (response, outcome) = face.follow_up(&head, &params, passage.trail(&head.headers)).await;
+                let (response, outcome) = Box::pin(face.follow_up(head, &params, passage.trail(&head.headers))).await;
                 count_exchange(metrics, outcome);
                 (response, outcome)
             }
@@ -156,4 +175,24 @@ fn with_allow(mut response: Response<Reply>, allow: &str) -> Response<Reply> {
         response.headers_mut().insert(ALLOW, allow);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use edge::Handler;
+
+    use super::*;
+
+    /// Room for one request in its own future, in bytes; an exchange holds it as long as it waits.
+    const FUTURE_BYTES_MAX: usize = 1992;
+
+    fn future_bytes<'a, F>(_: impl FnOnce(&'a Pipeline, &'a mut Head, &'a mut Incoming, Peer) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn one_that_waits_is_small() {
+        let bytes = future_bytes(|pipeline, head, body, peer| pipeline.handle(head, body, peer));
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes} bytes");
+    }
 }

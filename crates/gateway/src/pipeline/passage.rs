@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use edge::{Body, Peer};
 use entrypoint::{Reply, Step, Trail};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use http::{Method, Request, Response};
+use http::request::Parts;
+use http::{Method, Response};
 use http_body::Body as _;
 use telemetry::names::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use telemetry::{Entry, RecordStep, RequestId, TraceContext};
@@ -41,13 +42,13 @@ struct Logged {
 }
 
 impl<'p> Passage<'p> {
-    pub fn begin<B>(shared: &'p Shared, request: &Request<B>, peer: Peer) -> Self {
-        let headers = request.headers();
+    pub fn begin(shared: &'p Shared, head: &Parts, peer: Peer) -> Self {
+        let headers = &head.headers;
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let logged = shared.access_log.as_ref().map(|_| Logged {
             trace: TraceContext::take_or_make(header(TRACEPARENT_HEADER)),
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            method: head.method.clone(),
+            path: head.uri.path().to_owned(),
             bytes_in: headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()),
             user_agent: headers.get(USER_AGENT).cloned(),
         });
@@ -55,7 +56,7 @@ impl<'p> Passage<'p> {
             route: None,
             began: Instant::now(),
             peer,
-            is_head: request.method() == Method::HEAD,
+            is_head: head.method == Method::HEAD,
             request_id: RequestId::take_or_make(header(REQUEST_ID_HEADER)),
             logged,
             trail: None,
@@ -76,6 +77,10 @@ impl<'p> Passage<'p> {
     /// What an exchange leaves behind, with the trace that its records belong to.
     pub fn trail(&mut self, headers: &HeaderMap) -> &mut Trail {
         let traceparent = || headers.get(TRACEPARENT_HEADER).map(HeaderValue::as_bytes);
+        // The head lies in a buffer of the connection, of which one value would keep all as long as the exchange waits.
+        if let Some(agent) = self.logged.as_mut().and_then(|logged| logged.user_agent.as_mut()) {
+            *agent = HeaderValue::from_bytes(agent.as_bytes()).unwrap_or_else(|_| agent.clone());
+        }
         let trace = self.logged.as_ref().map_or_else(|| TraceContext::take_or_make(traceparent()), |logged| logged.trace);
         self.trail.insert(Box::new(Trail { trace: trace.to_string(), ..Trail::default() }))
     }
