@@ -127,7 +127,8 @@ impl Fetch {
         let cache = used.cache;
         let found = self.look(cache, &filter, ask.has)?;
         match ask.wait {
-            Some(wait) if is_old_news(&found, ask.has) => self.wait(cache, &filter, ask.has, wait).await,
+            // Boxed: who does not wait has no room for it.
+            Some(wait) if is_old_news(&found, ask.has) => Box::pin(self.wait(cache, &filter, ask.has, wait)).await,
             _ => Ok(found),
         }
     }

@@ -99,9 +99,14 @@ impl Topic {
         let cache = self.cache().map_err(|e| FetchError::Unavailable(e.to_string()))?;
         // Before the look, so that the cache cannot fall asleep behind it.
         let used = Used { cache, _in_use: cache.enter() };
-        if self.lag(cache, cursor).is_none() {
-            return Ok(used);
+        if self.lag(cache, cursor).is_some() {
+            // Boxed: who does not wait, which is nearly everyone, has no room for it.
+            Box::pin(self.catch_up(cache, cursor, patience)).await?;
         }
+        Ok(used)
+    }
+
+    async fn catch_up(&self, cache: &TopicCache, cursor: Option<&Cursor>, patience: Duration) -> Result<(), FetchError> {
         let mut changes = cache.changes();
         let deadline = Instant::now() + patience;
         while let Some(lag) = self.lag(cache, cursor) {
@@ -109,7 +114,7 @@ impl Topic {
                 return Err(lag);
             }
         }
-        Ok(used)
+        Ok(())
     }
 
     /// Writes a record; where there is a condition, only if it holds for the topic as it is then. On Kafka another may write
